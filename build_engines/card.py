@@ -1,0 +1,187 @@
+"""The model card of a pack, written from what was measured."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from build_engines import thresholds
+from build_engines.datasets import Sample
+from inspector.pack import Manifest, Pack
+
+REPEATS = 25
+
+
+ABOUT = """\
+EfficientNet-Lite0 encoders (ReLU6, batch norms folded, ImageNet weights to start from, Apache-2.0), grey, at half
+the camera's resolution. The gate has a narrower encoder; gate and types pool a coarse map of defect scores; each
+segmenter has a light feature-pyramid decoder at a quarter of the camera's resolution, scaled up inside the graph."""
+
+DATA = """\
+Labelled real frames, divided by look-alike group (frames that resemble each other stay in one part). The training
+part is enriched by defects transplanted between its frames, by defects painted at the places and in the sizes of
+real masks of other frames, and by frames of the synthetic strip. No test frame was seen in training or in the
+choice of a threshold. No picture is part of this repository."""
+
+LIMITS = """\
+## Limits
+
+- The real sets are tiny: a held-out class with three frames says little; one frame more or less moves its figures
+  by a third. Read them as a direction, and those on synthetic strip as a check that the networks learned their task.
+- A mill's own steel looks different. Before use on a line, train on its own frames with the same tool.
+- A score is no severity: that is a rule of the line's configuration."""
+
+
+REPRODUCE = """\
+## Make it again
+
+    python -m build_engines synthesize --out strip_train --count 1500 --seed 1
+    python -m build_engines synthesize --out strip_validation --count 120 --seed 2
+    python -m build_engines synthesize --out strip_test --count 240 --seed 3
+    python -m build_engines train --data DATA --shapes DATA/mask_shapes.csv --extra strip_train --out run
+    python -m build_engines export --run run --data DATA --validation strip_validation --test strip_test \\
+        --names NAMES.yaml --pack PACK"""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that a card is made of."""
+
+    manifest: Manifest
+    samples: Sequence[Sample]
+    parts: dict[str, str]
+    reports: dict[str, Any]
+    costs: dict[str, float]
+    run: Path
+
+
+def costs(pack: Pack) -> dict[str, float]:
+    """Least milliseconds of each network on one CPU thread of this machine, one tile of noise at a time."""
+    tile = pack.manifest.tile
+    noise = np.random.default_rng(0).integers(0, 200, (1, 1, tile.height, tile.width), dtype=np.uint8)
+    return {name: _milliseconds(file, noise) for name, (file, _) in pack.networks().items()}
+
+
+def _milliseconds(file: Path, tile: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    taken = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        session.run(None, {"frames": tile})
+        taken.append(time.perf_counter() - start)
+    return round(min(taken) * 1e3, 2)
+
+
+def write(file: Path, facts: Facts) -> None:
+    """Write the card as Markdown."""
+    sections = [_head(facts), _data(facts), _figures(facts), _rules(facts), LIMITS, REPRODUCE]
+    file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+
+
+def _head(facts: Facts) -> str:
+    rows = [f"| {name} | {value:.1f} |" for name, value in facts.costs.items()]
+    return "\n".join(
+        [
+            f"# Pack `{facts.manifest.name}` {facts.manifest.version}",
+            "",
+            ABOUT,
+            f"Input: raw grey uint8 [batch, 1, {facts.manifest.tile.height}, {facts.manifest.tile.width}].",
+            "",
+            "Classes: " + ", ".join(f"{entry.number} {entry.name}" for entry in facts.manifest.classes) + ".",
+            "",
+            "| network | ms on one CPU thread of the machine that made the pack, best of 25 |",
+            "|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _data(facts: Facts) -> str:
+    lines = [
+        "## Trained and measured on",
+        "",
+        "| part | frames | clean | " + " | ".join(f"class {entry.number}" for entry in facts.manifest.classes) + " |",
+        "|---|" + "---|" * (2 + len(facts.manifest.classes)),
+    ]
+    for part in ("train", "validation", "test"):
+        chosen = [sample for sample in facts.samples if sample.labelled and facts.parts.get(sample.name) == part]
+        counts = Counter(number for sample in chosen for number in sample.classes)
+        cells = [len(chosen), sum(not sample.classes for sample in chosen)]
+        cells += [counts[entry.number] for entry in facts.manifest.classes]
+        lines.append(f"| {part} | " + " | ".join(map(str, cells)) + " |")
+    lines += [
+        "",
+        DATA,
+    ]
+    return "\n".join(lines)
+
+
+def _figures(facts: Facts) -> str:
+    lines = ["## Figures", ""]
+    for name, report in facts.reports.items():
+        lines += [*_set_figures(name, report, facts.manifest), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _set_figures(name: str, report: dict[str, Any], manifest: Manifest) -> list[str]:
+    gate, system = report["gate"], report["system"]
+    rows = []
+    for entry in manifest.classes:
+        types, segmenter = report["types"][str(entry.number)], report["segmenters"][str(entry.number)]
+        cells = [segmenter["frames"], types["precision"], types["recall"], types["f1"]]
+        cells += [segmenter["dice_positive"], segmenter["dice_detected"], segmenter["kaggle"]]
+        rows.append(f"| {entry.number} {entry.name} | " + " | ".join(_cell(cell) for cell in cells) + " |")
+    headline = (
+        f"Gate: AUROC {_cell(gate['auroc'])}; at the pack's threshold recall {_cell(gate['recall'])}, false alarms "
+        f"{_cell(gate['false_alarm_rate'])} of clean frames. Whole cascade, frame by frame: recall "
+        f"{_cell(system['frame_recall'])}, false alarms {_cell(system['frame_false_alarm_rate'])}. "
+        f"Types macro-F1 {_cell(report['types']['macro_f1'])}. Mean Dice of frames with the class "
+        f"{_cell(report['mean_dice_positive'])}; the competition's mean Dice {_cell(report['kaggle'])}."
+    )
+    return [
+        f"### {name}: {report['frames']} frames, {report['defective']} defective",
+        "",
+        headline,
+        "",
+        "| class | frames with it | precision | recall | F1 | Dice, misses 0 | Dice where found | competition's Dice |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _rules(facts: Facts) -> str:
+    types = facts.manifest.types
+    rows = [
+        f"| {part.class_number} | {types.thresholds[part.class_number]} | {types.floors[part.class_number]} | "
+        f"{part.threshold} | {part.minimum_area_px} |"
+        for part in facts.manifest.segmenters
+    ]
+    rule = (thresholds.__doc__ or "").split("\n\n", 1)[1].strip()
+    return "\n".join(
+        [
+            "## Thresholds",
+            "",
+            "Chosen on the validation part and on synthetic strip of other seeds:",
+            "",
+            rule,
+            "",
+            f"Gate: {facts.manifest.gate.threshold}.",
+            "",
+            "| class | types threshold | types floor | pixel threshold | minimum area, px |",
+            "|---|---|---|---|---|",
+            *rows,
+        ]
+    )

@@ -1,0 +1,94 @@
+"""What each network is taught by, on batches of examples (see augment)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from build_engines.augment import QUARTER, Example
+from build_engines.networks import Classifier, Segmenter, Teacher, prepare
+
+DICE_FROM = 0.25
+"""Share of a training before the Dice loss joins: cross-entropy first, or rare classes collapse to nothing."""
+
+VISIBLE_PX = 80
+"""Area from which a defect that the crop's border cut still makes the crop defective, camera px."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`grey` as the networks take it; `pixels` [B, C, H/4, W/4], `cells` [B, C, H/32, W/32], `present` [B, C]: 0..1."""
+
+    grey: Tensor
+    pixels: Tensor
+    cells: Tensor
+    present: Tensor
+
+
+def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+    """Stack examples of one size."""
+    frames = torch.from_numpy(np.stack([example.frame for example in examples]))[:, None].to(device)
+    pixels = torch.from_numpy(np.stack([example.pixels for example in examples])).to(device)
+    cells = torch.from_numpy(np.stack([example.cells for example in examples])).to(device)
+    present = (pixels.sum(dim=(2, 3)) * QUARTER**2 >= VISIBLE_PX).float()
+    return Batch(prepare(frames).contiguous(memory_format=torch.channels_last), pixels, cells, present)
+
+
+def any_class(batch: Batch) -> Batch:
+    """The same with all classes merged to one: what the gate is asked."""
+    return Batch(
+        batch.grey,
+        batch.pixels.amax(dim=1, keepdim=True),
+        batch.cells.amax(dim=1, keepdim=True),
+        batch.present.amax(dim=1, keepdim=True),
+    )
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - soft Dice of each class over the whole batch; a class that the batch lacks counts only by what it raises."""
+    chance = torch.sigmoid(logits)
+    overlap = 2 * (chance * target).sum(dim=(0, 2, 3)) + 1
+    total = (chance.square() + target.square()).sum(dim=(0, 2, 3)) + 1
+    return (1 - overlap / total).mean()
+
+
+def pixel_loss(logits: Tensor, target: Tensor, progress: float) -> Tensor:
+    """Cross-entropy, joined by Dice after DICE_FROM of the training; `progress` is 0..1."""
+    weight = 1 + 2 * target
+    entropy = functional.binary_cross_entropy_with_logits(logits, target, weight=weight)
+    share = min(1.0, max(0.0, (progress - DICE_FROM) * 4))
+    return 4 * entropy + share * dice_loss(logits, target)
+
+
+def map_loss(cells: Tensor, pooled: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy cell by cell, and of the pooled score."""
+    weight = 1 + 2 * batch.cells
+    dense = functional.binary_cross_entropy_with_logits(cells, batch.cells, weight=weight)
+    return 2 * dense + 0.5 * functional.binary_cross_entropy_with_logits(pooled, batch.present)
+
+
+def teacher_loss(network: Teacher, batch: Batch, progress: float) -> Tensor:
+    pixels, cells, pooled = network(batch.grey)
+    return pixel_loss(pixels, batch.pixels, progress) + map_loss(cells, pooled, batch)
+
+
+def classifier_loss(network: Classifier, batch: Batch, progress: float) -> Tensor:
+    """Of types, and of the gate when the batch went through `any_class`."""
+    cells, pooled = network(batch.grey)
+    return map_loss(cells, pooled, batch)
+
+
+def segmenter_loss(network: Segmenter, batch: Batch, progress: float) -> Tensor:
+    """Of a one-class segmenter; the batch holds that class alone."""
+    return pixel_loss(network(batch.grey), batch.pixels, max(progress, 0.5))
+
+
+def one_class(batch: Batch, position: int) -> Batch:
+    """The same with one class only."""
+    only = slice(position, position + 1)
+    return Batch(batch.grey, batch.pixels[:, only], batch.cells[:, only], batch.present[:, only])

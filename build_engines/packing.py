@@ -1,0 +1,130 @@
+"""A run of trained networks to a finished pack: export, thresholds, figures, model card, and into place at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from build_engines import card, datasets, evaluate, export, splits, thresholds
+from build_engines.datasets import Sample
+from build_engines.export import Deployed, DeployedGate, DeployedSegmenter, DeployedTypes
+from build_engines.networks import Classifier, Segmenter
+from build_engines.train import trained
+from inspector import pack as packs
+from inspector.pack import FORMAT, ClassName, Gate, Manifest, TileSize, Types
+from inspector.pack import Segmenter as SegmenterEntry
+
+STARTING_THRESHOLD, STARTING_FLOOR, STARTING_AREA_PX = 0.5, 0.1, 200
+
+
+@dataclass(frozen=True)
+class Order:
+    """What pack to make, from what."""
+
+    run: Path
+    data: Path
+    pack: Path
+    name: str
+    version: str
+    names: dict[int, str]
+    tile: TileSize
+    validation: tuple[Path, ...] = ()
+    """More data folders to choose thresholds on."""
+    test: tuple[Path, ...] = ()
+    """More data folders to measure on, each reported by its folder's name."""
+
+
+def deployed(run: Path, classes: Sequence[int]) -> dict[str, Deployed]:
+    """The trained networks of a run, as a pack ships them."""
+    count = len(classes)
+    found: dict[str, Deployed] = {
+        "gate": DeployedGate(cast(Classifier, trained("gate", count, run))),
+        "types": DeployedTypes(cast(Classifier, trained("types", count, run))),
+    }
+    for number in classes:
+        name = f"segment_{number}"
+        found[name] = DeployedSegmenter(cast(Segmenter, trained(name, count, run)))
+    return found
+
+
+def first_manifest(order: Order, classes: Sequence[int], digests: dict[str, str]) -> Manifest:
+    """A manifest with the networks and plain thresholds, before they are chosen."""
+    return Manifest(
+        format=FORMAT,
+        name=order.name,
+        version=order.version,
+        description=f"Six-model cascade for {order.name}; see MODEL_CARD.md for what it was trained and measured on.",
+        tile=order.tile,
+        classes=[ClassName(number=number, name=order.names.get(number, f"class {number}")) for number in classes],
+        gate=Gate(file="gate.onnx", sha256=digests["gate"], threshold=STARTING_THRESHOLD),
+        types=Types(
+            file="types.onnx",
+            sha256=digests["types"],
+            thresholds=dict.fromkeys(classes, STARTING_THRESHOLD),
+            floors=dict.fromkeys(classes, STARTING_FLOOR),
+        ),
+        segmenters=[
+            SegmenterEntry(
+                class_number=number,
+                file=f"segment_{number}.onnx",
+                sha256=digests[f"segment_{number}"],
+                threshold=STARTING_THRESHOLD,
+                minimum_area_px=STARTING_AREA_PX,
+            )
+            for number in classes
+        ],
+    )
+
+
+def make(order: Order) -> dict[str, Any]:
+    """Make the pack; returns its figures, by test set."""
+    samples = datasets.read(order.data)
+    parts = splits.load(order.run / "split.json")
+    classes = datasets.class_numbers(samples)
+    building = order.pack.with_name(f".{order.pack.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    digests = export.export_all(deployed(order.run, classes), order.tile, building)
+    export.write_manifest(first_manifest(order, classes, digests), building)
+    validation = [_part(samples, parts, "validation"), *(datasets.read(folder) for folder in order.validation)]
+    export.write_manifest(thresholds.choose(packs.load(building), validation), building)
+    tests = {"held-out real frames": _part(samples, parts, "test")}
+    tests |= {folder.name: datasets.read(folder) for folder in order.test}
+    pack = packs.load(building)
+    reports = {name: evaluate.plain(evaluate.evaluate(pack, chosen)) for name, chosen in tests.items()}
+    costs = card.costs(pack)
+    manifest = with_figures(pack.manifest, reports, costs)
+    export.write_manifest(manifest, building)
+    card.write(building / "MODEL_CARD.md", card.Facts(manifest, samples, parts, reports, costs, order.run))
+    export.put_in_place(building, order.pack)
+    return reports
+
+
+def _part(samples: Sequence[Sample], parts: dict[str, str], name: str) -> list[Sample]:
+    return [sample for sample in samples if sample.labelled and parts.get(sample.name) == name]
+
+
+def with_figures(manifest: Manifest, reports: dict[str, Any], costs: dict[str, float]) -> Manifest:
+    """The manifest with what each network was measured at."""
+
+    def figures(network: str, key: str, number: int | None = None) -> dict[str, Any]:
+        measured = {name: report[key] for name, report in reports.items()}
+        if number is not None:
+            measured = {name: value[str(number)] for name, value in measured.items()}
+        return {"ms_on_one_cpu_thread": costs[network], **measured}
+
+    return msgspec.structs.replace(
+        manifest,
+        gate=msgspec.structs.replace(manifest.gate, figures=figures("gate", "gate")),
+        types=msgspec.structs.replace(manifest.types, figures=figures("types", "types")),
+        segmenters=[
+            msgspec.structs.replace(
+                part, figures=figures(f"segment_{part.class_number}", "segmenters", part.class_number)
+            )
+            for part in manifest.segmenters
+        ],
+    )

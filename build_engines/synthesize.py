@@ -1,0 +1,207 @@
+"""Frames that nobody had to label: the synthetic strip, and real steel with painted or transplanted defects.
+
+Painted defects take size, place and class from real masks of frames that are not here (`mask_shapes.csv`) and their
+looks from the painter of the synthetic strip; transplanted ones are real defects of other frames of the training part.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from build_engines.datasets import BLACK, Masks, Picture, Sample, masks, picture
+from inspector import rle
+from inspector.errors import ConfigError
+from inspector.steel import Strip
+from inspector.steel.marks import Patch, patch
+
+HEIGHT, WIDTH = 256, 1600
+KINDS = {1: ("pits",), 2: ("line",), 3: ("scratch", "abrasion", "scuff"), 4: ("torn",)}
+"""Defect class -> the painters that show it."""
+
+PSEUDO_KINDS = ("paint", "stamp", "stain", "flakes", "drip")
+SMALLEST_PX = 8
+TRIES = 8
+STRIP_RATES = {1: 0.5, 2: 0.4, 3: 0.6, 4: 0.35}
+STRIP_PSEUDO_RATE = 0.9
+"""Blemishes per 1,000 lines of a training strip: far denser than real, for frames are dear and lines are not."""
+
+FRAMES_A_STRIP = 10
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Box of one real defect on a 256 x 1600 frame, px."""
+
+    defect_class: int
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def read_shapes(file: Path, classes: Sequence[int]) -> list[Shape]:
+    """The components of the masks in a `mask_shapes.csv`, of the given classes only."""
+    shapes = []
+    with file.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            if int(row["ClassId"]) in classes:
+                shapes += [Shape(int(row["ClassId"]), *box) for box in _boxes_of(row["EncodedPixels"])]
+    if not shapes:
+        raise ConfigError(f"{file}: no mask of any of the classes {list(classes)}. Name another file, or none")
+    return shapes
+
+
+def _boxes_of(text: str) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of a mask of 256 x 1600 px; only the columns between its first and its last run are unrolled."""
+    numbers = np.array(text.split(), dtype=np.int64)
+    starts, lengths = numbers[0::2] - 1, numbers[1::2]
+    first, last = int(starts.min()) // HEIGHT, int((starts + lengths).max() - 1) // HEIGHT
+    flat = np.zeros((last - first + 1) * HEIGHT, dtype=np.uint8)
+    for start, length in zip((starts - first * HEIGHT).tolist(), lengths.tolist(), strict=True):
+        flat[start : start + length] = 1
+    for left, top, width, height in _boxes(flat.reshape(-1, HEIGHT)):
+        yield top, first + left, height, width
+
+
+def _boxes(mask: Picture) -> Iterator[tuple[int, int, int, int]]:
+    """Top, left, height, width of each component."""
+    count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    for left, top, width, height, _ in stats[1:count].tolist():
+        if min(width, height) >= SMALLEST_PX:
+            yield top, left, height, width
+
+
+def paint(pixels: Picture, truth: Masks, classes: Sequence[int], shape: Shape, rng: np.random.Generator) -> bool:
+    """Paint a defect of a shape's class and size into a frame, in place; False where there is no steel for it."""
+    kind = str(rng.choice(KINDS[shape.defect_class]))
+    return _lay(pixels, truth, list(classes).index(shape.defect_class), kind, shape, rng)
+
+
+def paint_pseudo(pixels: Picture, truth: Masks, rng: np.random.Generator) -> bool:
+    """Paint something that is no defect (paint, stamp, stain, scale, drip) into a frame, in place."""
+    height, width = int(rng.integers(50, 240)), int(rng.integers(24, 110))
+    shape = Shape(0, int(rng.integers(0, HEIGHT)), int(rng.integers(0, WIDTH)), height, width)
+    return _lay(pixels, truth, None, str(rng.choice(PSEUDO_KINDS)), shape, rng)
+
+
+def _lay(
+    pixels: Picture, truth: Masks, position: int | None, kind: str, shape: Shape, rng: np.random.Generator
+) -> bool:
+    height, width = min(shape.height, pixels.shape[0]), min(shape.width, pixels.shape[1])
+    place = _find_steel(pixels, truth, shape, height, width, rng)
+    if place is None:
+        return False
+    blemish = patch(kind, int(rng.integers(2**31)), height, width, float(rng.uniform(0.35, 1.0)))
+    _blend(pixels, blemish, place)
+    if position is not None:
+        top, left = place
+        truth[position, top : top + height, left : left + width] |= blemish.mask.astype(np.uint8)
+    return True
+
+
+def _find_steel(
+    pixels: Picture, truth: Masks, shape: Shape, height: int, width: int, rng: np.random.Generator
+) -> tuple[int, int] | None:
+    """A box on the strip that touches no defect: first at the shape's own place, then anywhere."""
+    for attempt in range(TRIES):
+        top = min(shape.top, pixels.shape[0] - height)
+        left = min(shape.left, pixels.shape[1] - width)
+        if attempt:
+            top = int(rng.integers(0, pixels.shape[0] - height + 1))
+            left = int(rng.integers(0, pixels.shape[1] - width + 1))
+        box = np.s_[top : top + height, left : left + width]
+        if np.mean(pixels[box] > BLACK) > 0.97 and not truth[(slice(None), *box)].any():
+            return top, left
+    return None
+
+
+def _blend(pixels: Picture, blemish: Patch, place: tuple[int, int]) -> None:
+    top, left = place
+    height, width = blemish.gain.shape
+    part = pixels[top : top + height, left : left + width]
+    light = min(1.0, float(part.mean()) / 90.0)
+    part[:] = np.clip(part * blemish.gain + blemish.add * light, 0, 255).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class Donor:
+    """A real defect with a rim of its surroundings."""
+
+    position: int
+    pixels: Picture
+    mask: Picture
+
+
+def donors(samples: Sequence[Sample], classes: Sequence[int], rim_px: int = 8) -> list[Donor]:
+    """Every component of every defect of the samples."""
+    found = []
+    for sample in samples:
+        grey, truth = picture(sample), masks(sample, classes)
+        for position in range(len(classes)):
+            for top, left, height, width in _boxes(truth[position]):
+                box = np.s_[max(0, top - rim_px) : top + height + rim_px, max(0, left - rim_px) : left + width + rim_px]
+                found.append(Donor(position, grey[box].copy(), truth[position][box].copy()))
+    return found
+
+
+def transplant(pixels: Picture, truth: Masks, donor: Donor, rng: np.random.Generator) -> bool:
+    """Put a real defect onto another frame, mirrored and resized at random and at the tone of its new place."""
+    grey, mask = _varied(donor, pixels.shape, rng)
+    height, width = mask.shape
+    shape = Shape(0, int(rng.integers(0, HEIGHT)), int(rng.integers(0, WIDTH)), height, width)
+    place = _find_steel(pixels, truth, shape, height, width, rng)
+    outside = mask == 0
+    if place is None or not outside.any():
+        return False
+    top, left = place
+    box = np.s_[top : top + height, left : left + width]
+    host = pixels[box].astype(np.float32)
+    level = (float(host.mean()) + 4.0) / (float(grey[outside].mean()) + 4.0)
+    share = cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(np.float32), (0, 0), 2.5)
+    moved = grey.astype(np.float32) * min(max(level, 0.4), 2.5)
+    pixels[box] = np.clip(host * (1 - share) + moved * share, 0, 255).astype(np.uint8)
+    truth[donor.position][box] |= mask
+    return True
+
+
+def _varied(donor: Donor, room: tuple[int, ...], rng: np.random.Generator) -> tuple[Picture, Picture]:
+    height, width = donor.mask.shape
+    tall, wide = np.exp(rng.normal(0, 0.2, 2))
+    size = (min(max(12, int(width * wide)), room[1]), min(max(12, int(height * tall)), room[0]))
+    grey = cv2.resize(donor.pixels, size, interpolation=cv2.INTER_LINEAR)
+    mask = cv2.resize(donor.mask, size, interpolation=cv2.INTER_NEAREST)
+    axes = tuple(axis for axis in (0, 1) if rng.random() < 0.5)
+    return np.flip(grey, axes).astype(np.uint8), np.flip(mask, axes).astype(np.uint8)
+
+
+def strip_frames(seed: int, count: int, width: int = WIDTH) -> Iterator[tuple[str, Picture, dict[int, Picture]]]:
+    """Name, pixels and masks by class of `count` synthetic frames, off as many strips as they need."""
+    for number in range(math.ceil(count / FRAMES_A_STRIP)):
+        own = seed * 100_003 + number
+        strip = Strip(own, width, FRAMES_A_STRIP * HEIGHT, STRIP_RATES, pseudo_rate=STRIP_PSEUDO_RATE)
+        for index in range(min(FRAMES_A_STRIP, count - number * FRAMES_A_STRIP)):
+            rendering = strip.render(index * HEIGHT, HEIGHT)
+            present = {t.defect_class for t in rendering.truths}
+            found = {number: rendering.mask(number).astype(np.uint8) for number in sorted(present)}
+            yield f"strip_{own}_{index:02d}.png", rendering.pixels, found
+
+
+def write(frames: Iterator[tuple[str, Picture, dict[int, Picture]]], folder: Path) -> int:
+    """Write frames as a data folder; returns how many."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    count = 0
+    with (folder / "train.csv").open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        table.writerow(["ImageId", "ClassId", "EncodedPixels"])
+        for name, pixels, found in frames:
+            count += 1
+            cv2.imencode(".png", pixels)[1].tofile(folder / "images" / name)
+            table.writerows([name, number, rle.encode(mask)] for number, mask in found.items())
+    return count

@@ -1,0 +1,192 @@
+"""Thresholds of a pack, chosen on validation frames by a stated rule; never on frames whose figures are reported.
+
+Gate: recall first. The highest threshold that keeps GATE_RECALL of the defective frames of every validation set.
+Types: the threshold with the best F1; the floor keeps TYPES_FLOOR_RECALL of the frames that have the class.
+Segmenters: the pixel threshold and minimum area with the best sum of the mean Dice of frames that have the class
+and half the share of frames without it that stay empty, among those that gate and types let through.
+Each validation set (real frames, synthetic strip) weighs the same, however many frames it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from build_engines.datasets import Sample, masks
+from build_engines.evaluate import batch_of, type_scores
+from inspector.cascade import regions
+from inspector.config import GradingConfig
+from inspector.pack import Manifest, Pack
+from inspector.records import Batch, Region
+from inspector.runtimes import Stream
+from inspector.runtimes import onnx as onnx_runtime
+
+GATE_RECALL = 0.985
+GATE_RANGE = (0.02, 0.5)
+TYPES_FLOOR_RECALL = 0.985
+TYPES_RANGE = (0.15, 0.7)
+FLOOR_RANGE = (0.02, 0.3)
+PIXEL_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
+AREAS_PX = (100, 150, 200, 300, 450, 700, 1000)
+
+Pieces = NDArray[np.int64]
+"""[components, 2]: area, and how much of it is true, px."""
+
+
+@dataclass
+class Seen:
+    """What the raw networks said of one validation frame."""
+
+    source: int
+    """Which validation set it is of."""
+    weight: float
+    """1 / frames of that set."""
+    gate: float
+    types: NDArray[np.float32]
+    truth_px: NDArray[np.int64]
+    """Area of each class."""
+    pieces: dict[tuple[int, float], Pieces] = field(default_factory=dict)
+    """By position of the class and pixel threshold."""
+
+    @property
+    def defective(self) -> bool:
+        return bool(self.truth_px.any())
+
+
+def choose(pack: Pack, sets: Sequence[Sequence[Sample]]) -> Manifest:
+    """The pack's manifest with thresholds chosen on the labelled samples of the validation sets."""
+    seen: list[Seen] = []
+    with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
+        stream = runtime.stream()
+        for source, samples in enumerate(sets):
+            known = [sample for sample in samples if sample.labelled]
+            weight = 1.0 / max(1, len(known))
+            seen += [_look(pack.manifest, stream, sample, source, weight) for sample in known]
+    gate = msgspec.structs.replace(pack.manifest.gate, threshold=gate_threshold(seen))
+    manifest = msgspec.structs.replace(pack.manifest, gate=gate)
+    manifest = _with_types(manifest, seen)
+    return _with_segmenters(manifest, seen)
+
+
+def _look(manifest: Manifest, stream: Stream, sample: Sample, source: int, weight: float) -> Seen:
+    numbers = [entry.number for entry in manifest.classes]
+    truth = masks(sample, numbers).astype(bool)
+    batch = batch_of(sample, 0, manifest)
+    if not batch.tiles:
+        return Seen(source, weight, 0.0, np.zeros(len(numbers), np.float32), truth.sum(axis=(1, 2)))
+    stream.load([tile.pixels for tile in batch.tiles])
+    scores = type_scores(stream, batch, manifest)
+    seen = Seen(source, weight, float(stream.gate().max()), scores, truth.sum(axis=(1, 2)))
+    for position, number in enumerate(numbers):
+        probability = _whole(stream, batch, number)
+        for threshold in PIXEL_THRESHOLDS:
+            seen.pieces[position, threshold] = _pieces(probability, batch, truth[position], number, threshold)
+    return seen
+
+
+def _whole(stream: Stream, batch: Batch, number: int) -> NDArray[np.uint8]:
+    """The probability map of a picture from its tiles."""
+    height, width = batch.frames[0].pixels.shape
+    whole = np.zeros((height, width), dtype=np.uint8)
+    for tile, probability in zip(batch.tiles, stream.segment(number, range(len(batch.tiles))), strict=True):
+        part = whole[tile.y : tile.y + probability.shape[0], tile.x : tile.x + probability.shape[1]]
+        np.maximum(part, probability[: part.shape[0], : part.shape[1]], out=part)
+    return whole
+
+
+def _pieces(
+    probability: NDArray[np.uint8], batch: Batch, truth: NDArray[np.bool_], number: int, threshold: float
+) -> Pieces:
+    rows = [
+        (region.area_px, int(_under(truth, region)[region.mask].sum()))
+        for region in regions(probability, batch.rois[0], number, threshold, GradingConfig().merge_px)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def _under(truth: NDArray[np.bool_], region: Region) -> NDArray[np.bool_]:
+    return truth[region.y : region.y + region.height, region.x : region.x + region.width]
+
+
+def lowest_to_keep(scores: Sequence[float], weights: Sequence[float], share: float) -> float:
+    """The highest threshold that at least `share` of the weight reaches."""
+    order = np.argsort(np.asarray(scores))[::-1]
+    reached = np.cumsum(np.asarray(weights)[order]) / max(float(np.sum(weights)), 1e-12)
+    index = int(np.searchsorted(reached, share - 1e-9))
+    return float(np.asarray(scores)[order][min(index, len(order) - 1)])
+
+
+def gate_threshold(seen: Sequence[Seen]) -> float:
+    """The rule of the gate, set by set: the strictest set decides."""
+    thresholds = []
+    for source in {entry.source for entry in seen}:
+        scores = [entry.gate for entry in seen if entry.source == source and entry.defective]
+        if scores:
+            thresholds.append(lowest_to_keep(scores, [1.0] * len(scores), GATE_RECALL))
+    return _within(min(thresholds, default=0.5) * 0.98, GATE_RANGE)
+
+
+def _within(value: float, limits: tuple[float, float]) -> float:
+    return round(float(np.clip(value, *limits)), 3)
+
+
+def _with_types(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
+    thresholds, floors = {}, {}
+    passed = [entry for entry in seen if entry.gate >= manifest.gate.threshold]
+    for position, entry in enumerate(manifest.classes):
+        scores = np.array([one.types[position] for one in passed])
+        weights = np.array([one.weight for one in passed])
+        true = np.array([one.truth_px[position] > 0 for one in passed], dtype=bool)
+        thresholds[entry.number] = _best_f1(scores, true, weights)
+        kept = lowest_to_keep(scores[true].tolist(), weights[true].tolist(), TYPES_FLOOR_RECALL) if true.any() else 0.1
+        floors[entry.number] = _within(min(kept, thresholds[entry.number] / 2), FLOOR_RANGE)
+    return msgspec.structs.replace(
+        manifest, types=msgspec.structs.replace(manifest.types, thresholds=thresholds, floors=floors)
+    )
+
+
+def _best_f1(scores: NDArray[np.float32], true: NDArray[np.bool_], weights: NDArray[np.float64]) -> float:
+    if not true.any():
+        return 0.5
+    grid = np.arange(TYPES_RANGE[0], TYPES_RANGE[1] + 1e-9, 0.05)
+    said = scores[None, :] >= grid[:, None]
+    hits = (said & true) @ weights
+    values = 2 * hits / (said @ weights + float(weights[true].sum()))
+    best = np.flatnonzero(values >= values.max() - 1e-9)
+    return round(float(grid[best].mean()), 3)
+
+
+def _with_segmenters(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
+    parts = []
+    for position, entry in enumerate(manifest.classes):
+        part = next(part for part in manifest.segmenters if part.class_number == entry.number)
+        floor = manifest.types.floors[entry.number]
+        asked = [one for one in seen if one.gate >= manifest.gate.threshold and one.types[position] >= floor]
+        threshold, area = _best_area(asked, position)
+        parts.append(msgspec.structs.replace(part, threshold=threshold, minimum_area_px=area))
+    return msgspec.structs.replace(manifest, segmenters=parts)
+
+
+def _best_area(asked: Sequence[Seen], position: int) -> tuple[float, int]:
+    """The pair that serves best; of equals the first, which finds the most."""
+    pairs = [(threshold, area) for threshold in PIXEL_THRESHOLDS for area in AREAS_PX]
+    if not any(one.truth_px[position] for one in asked):
+        return 0.5, 200
+    return max(pairs, key=lambda pair: _worth(asked, position, *pair))
+
+
+def _worth(asked: Sequence[Seen], position: int, threshold: float, area: int) -> float:
+    sums = {True: [0.0, 1e-12], False: [0.0, 1e-12]}
+    for one in asked:
+        pieces = one.pieces.get((position, threshold), np.zeros((0, 2), dtype=np.int64))
+        kept = pieces[pieces[:, 0] >= area]
+        true_px = int(one.truth_px[position])
+        total = int(kept[:, 0].sum()) + true_px
+        value = 2.0 * int(kept[:, 1].sum()) / total if total else 1.0
+        sums[true_px > 0][0] += one.weight * value
+        sums[true_px > 0][1] += one.weight
+    return sums[True][0] / sums[True][1] + 0.5 * sums[False][0] / sums[False][1]

@@ -1,0 +1,172 @@
+"""The command line. Exit codes: 0 well, 1 failed or a difference found, 2 wrong usage, 78 wrong configuration."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from inspector import __version__
+from inspector.errors import ConfigError, InspectorError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; errors are one line on standard error."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        return int(options.command(options))
+    except ConfigError as error:
+        print(f"inspector: {error}", file=sys.stderr)
+        return 78
+    except InspectorError as error:
+        print(f"inspector: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="inspector", description="Real-time inspection of steel strip.")
+    parser.add_argument("--version", action="version", version=f"inspector {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="the daemon: inspects until SIGTERM")
+    run.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="validate a configuration without opening anything")
+    check.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    check.set_defaults(command=_check)
+
+    demo = commands.add_parser("demo", help="a whole synthetic coil through the real line, and its report")
+    demo.add_argument("--seconds", type=_positive, default=40.0, help="how long the coil runs (default: 40)")
+    demo.add_argument("--report", type=Path, default=Path("coil.html"), metavar="FILE.html", help="default: coil.html")
+    demo.set_defaults(command=_demo)
+
+    _add_replay(commands.add_parser("replay", help="inspect pictures, a video or a recording"))
+
+    listen = commands.add_parser("listen", help="print events of a running daemon")
+    listen.add_argument("address", metavar="ADDRESS", help="such as tcp://127.0.0.1:5570")
+    listen.add_argument("--topic", action="append", default=[], metavar="PREFIX", help="may be repeated; default: all")
+    listen.add_argument("--json", action="store_true", help="whole events, a line each")
+    listen.set_defaults(command=_listen)
+
+    audit = commands.add_parser("audit", help="prove that issued = inspected + lost, for every camera and run")
+    audit.add_argument("journal", type=Path, metavar="JOURNAL")
+    audit.set_defaults(command=_audit)
+
+    doctor = commands.add_parser("doctor", help="what this machine can do, and what is missing")
+    doctor.add_argument("packs", nargs="*", type=Path, metavar="PACK", help="default: those in ./engines")
+    doctor.add_argument("--json", action="store_true")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _add_replay(replay: argparse.ArgumentParser) -> None:
+    replay.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
+    replay.add_argument("--pack", type=Path, required=True, metavar="ENGINES_DIR")
+    replay.add_argument("--events", type=Path, metavar="FILE.jsonl", help="write every event as a JSON line")
+    replay.add_argument("--report", type=Path, metavar="FILE.html", help="write the coil report")
+    replay.add_argument("--journal", type=Path, metavar="FILE", help="keep the journal here")
+    replay.add_argument("--contiguous", action="store_true", help="the pictures show one strip without a break")
+    replay.add_argument("--frame-lines", type=int, metavar="N", help="cut higher pictures and videos into N lines")
+    replay.add_argument("--coil", default="replay", help="number of the coil in events")
+    replay.add_argument("--pitch-mm", type=_positive, default=0.5, help="size of a pixel on the strip (default: 0.5)")
+    replay.add_argument("--batch", type=int, default=4, help="frames in a batch at most; events do not depend on it")
+    replay.set_defaults(command=_replay)
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+# Each command imports what it needs: `audit` on a server without ONNX Runtime still works.
+
+
+def _run(options: argparse.Namespace) -> int:
+    from inspector.service import run
+
+    return run(options.config)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from inspector.config import load
+    from inspector.pipeline import check
+
+    table = Table(title=f"{options.config}: valid", title_justify="left")
+    for heading in ("part", "what", "detail"):
+        table.add_column(heading, overflow="fold")
+    for row in check(load(options.config)):
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from inspector.demo import demo
+
+    _quiet(options)
+    return demo(options.seconds, options.report)
+
+
+def _replay(options: argparse.Namespace) -> int:
+    from inspector.replay import Request, replay
+
+    _quiet(options)
+    request = Request(
+        sources=options.sources,
+        pack=options.pack,
+        events=options.events,
+        report=options.report,
+        journal=options.journal,
+        contiguous=options.contiguous,
+        frame_lines=options.frame_lines,
+        coil=options.coil,
+        batch=options.batch,
+        pitch_mm=options.pitch_mm,
+    )
+    return replay(request)
+
+
+def _listen(options: argparse.Namespace) -> int:
+    from inspector.listen import main as listen
+
+    return listen(options.address, options.topic, options.json)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from inspector.journal import audit, format_audit
+
+    found = audit(options.journal)
+    print(format_audit(found))
+    return 0 if found.balanced else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from inspector.doctor import main as doctor
+
+    return doctor(options.packs, options.json, sys.stdout)
+
+
+def _quiet(options: argparse.Namespace) -> None:
+    """The screen says what the log would."""
+    if not options.verbose:
+        logging.getLogger("inspector").setLevel(logging.ERROR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

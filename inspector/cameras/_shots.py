@@ -1,0 +1,59 @@
+"""What the parts of the replay camera hand to one another: a frame to be, or frames that cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from inspector.errors import CameraError
+from inspector.records import Pixels, Reason
+
+MAX_PX = 1 << 28
+"""No frame is larger (16,384 px x 16,384 lines): a damaged header must not ask for all the memory."""
+
+
+class Unreadable(CameraError):
+    """A picture or record cannot be used; `lines` is its height where that much could be read.
+
+    It never leaves the camera: the frame becomes a `Loss` with the message as its detail.
+    """
+
+    def __init__(self, detail: str, lines: int | None = None) -> None:
+        super().__init__(detail)
+        self.lines = lines
+
+
+@dataclass(slots=True, frozen=True)
+class Shot:
+    """A frame of [height, width] px that `fill` writes into a slot, its one copy.
+
+    `fill` may raise Unreadable. `exposed_ns` belongs to row 0 of the file's own frame, and this one starts `row`
+    lines below it. `breaks`: it does not go on from the shot before, though they are in one file.
+    `encoder_count` is set only by recordings, whose counts and times are the camera's own.
+    """
+
+    height: int
+    width: int
+    fill: Callable[[Pixels], None]
+    source: str | None
+    exposed_ns: int
+    row: int = 0
+    breaks: bool = False
+    encoder_count: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Missed:
+    """`count` frames that cannot be had; `lines` is how much strip they showed together, None if unknown."""
+
+    source: str | None
+    detail: str
+    count: int = 1
+    reason: Reason = Reason.UNREADABLE
+    lines: int | None = None
+    breaks: bool = False
+
+
+def printable(name: str) -> str:
+    """A file name as text that JSON can carry: bytes of it that are not UTF-8 become backslash escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

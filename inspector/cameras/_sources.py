@@ -1,0 +1,112 @@
+"""What a path holds for the replay camera: pictures, videos and recordings, in the order they are played.
+
+A folder is not searched below itself. Its entries are played in natural order of their names (2 before 10).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from inspector.cameras import _pictures, _recording
+from inspector.cameras._shots import printable
+from inspector.errors import ConfigError
+
+PICTURES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".pgm", ".ppm", ".pnm"),
+    *(".webp", ".jp2", ".gif", ".avif", ".heic"),
+)
+"""Suffixes that say a file is a picture. Whether it can be decoded is seen when it is played."""
+VIDEOS = (".avi", ".mkv", ".mp4", ".m4v", ".mov", ".mpg", ".mpeg", ".webm", ".wmv")
+
+
+class Kind(StrEnum):
+    PICTURE = "picture"
+    VIDEO = "video"
+    RECORDING = "recording"
+
+
+@dataclass(slots=True, frozen=True)
+class Reel:
+    """One file, or one recording's folder, to be played; `name` is what its frames give as their source."""
+
+    kind: Kind
+    path: Path
+    name: str
+
+
+def reels(path: Path) -> tuple[list[Reel], list[str]]:
+    """What `path` holds, in order, and the names of a folder's entries that are passed over.
+
+    A picture or video is known by its name, since a damaged one must not be passed over; a file that was given
+    itself may also be known by its first bytes.
+
+    Raises:
+        ConfigError: there is no such path, it may not be read, or nothing in it can be played.
+    """
+    path = Path(os.path.abspath(path))
+    try:
+        if path.name in _recording.FILES and _recording.is_recording(path.parent):
+            path = path.parent
+        if _recording.is_recording(path):
+            return [Reel(Kind.RECORDING, path, printable(path.name))], []
+        if path.is_dir():
+            return _folder(path)
+        return [_file(path)], []
+    except OSError as error:
+        raise ConfigError(f"{_said(path)}: cannot be read: {error.strerror}. Name a folder or a file") from None
+
+
+def _folder(folder: Path) -> tuple[list[Reel], list[str]]:
+    found: list[Reel] = []
+    passed_over: list[str] = []
+    for name in sorted(os.listdir(folder), key=natural):
+        kind = _kind(name)
+        if kind is None and _recording.is_recording(folder / name):
+            kind = Kind.RECORDING
+        if kind is None:
+            passed_over.append(printable(name))
+        else:
+            found.append(Reel(kind, folder / name, printable(name)))
+    if not found:
+        raise ConfigError(
+            f"{_said(folder)}: holds no picture, video or recording. Name a folder that holds them itself "
+            f"(folders in it are not searched), ending in {' '.join(PICTURES + VIDEOS)}"
+        )
+    return found, passed_over
+
+
+def _file(path: Path) -> Reel:
+    path.stat()  # raises when it is not there
+    kind = _kind(path.name)
+    if kind is None and path.is_file():
+        with path.open("rb") as file:
+            kind = Kind.PICTURE if _pictures.is_picture(file.read(16)) else None
+    if kind is None:
+        raise ConfigError(
+            f"{_said(path)}: is neither a picture nor a video nor a recording. "
+            f"Name a folder, or a file that ends in one of {' '.join(PICTURES + VIDEOS)}"
+        )
+    return Reel(kind, path, printable(path.name))
+
+
+def _kind(name: str) -> Kind | None:
+    """What the name says; hidden files (and macOS's `._x.jpg`) are nothing."""
+    suffix = os.path.splitext(name)[1].lower()
+    if name.startswith("."):
+        return None
+    if suffix in PICTURES:
+        return Kind.PICTURE
+    return Kind.VIDEO if suffix in VIDEOS else None
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts numbers in names by value; equal names but for zeros stay in a fixed order."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+
+def _said(path: Path) -> str:
+    return printable(str(path))

@@ -1,0 +1,258 @@
+"""The `replay` camera: pictures, videos and raw recordings as a strip, without losing a frame.
+
+- A folder gives its pictures (JPEG, PNG, BMP, TIFF and what else the decoder knows; grey or colour; by content, not
+  by suffix), videos and recordings in natural order of their names. Folders in it are not searched.
+- Each file is a separate piece of strip unless `contiguous` is set; a video or a TIFF of many pages is one piece.
+- A frame's source is the file's name, with `#page2` (TIFF), `#17` (frame of a video) or `#256` (first line, where
+  `frame_lines` cuts) behind it where the file holds several; a recording gives the sources that were recorded.
+- What cannot be read is lost as UNREADABLE with its source and a word on how to mend it, and never stops the rest.
+  A video that ends before the number of frames in its header loses the rest, and the last one with it: it may be
+  torn. Not noticed: bits that flipped inside a JPEG, and a video's own concealment of damage.
+- Pixels are rows as stored: an EXIF orientation is not applied. Colour becomes grey by luma, exactly the channel when
+  all three are equal. Pictures of more than 8 bits are refused, because a wrong scale would look like clean strip.
+- Encoder counts run on over all pieces. A picture whose height is not known counts as high as the next good one.
+  A recording keeps its own counts, moved on behind what was played before it.
+- Nothing depends on when it is played: the same files give the same frames, but for `monotonic_ns`.
+
+The raw format, and the Recorder that writes it, are in _recording.py. See DOMAIN words: lines, frame, piece.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Self
+
+import msgspec
+from msgspec import Meta
+
+from inspector.cameras import _play, _recording, _sources
+from inspector.cameras._recording import Recorder
+from inspector.cameras._shots import Missed, Shot, Unreadable, printable
+from inspector.cameras._sources import Kind, Reel
+from inspector.config import AtLeast1, Positive
+from inspector.errors import CameraError
+from inspector.pool import Pool, Slot
+from inspector.records import Frame, Loss
+
+__all__ = ["Options", "Recorder", "ReplayCamera", "check", "open"]
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings of a replay camera."""
+
+    sources: Annotated[list[Path], Meta(min_length=1)]
+    """Folders, pictures, videos or recordings, played in this order. Relative to the working directory."""
+    contiguous: bool = False
+    """The files show one strip without a break: defects are joined across them."""
+    repeat: Annotated[int, Meta(ge=0)] = 1
+    """How often all of it is played; 0: for ever."""
+    frame_lines: AtLeast1 | None = None
+    """Cut pictures and videos that are higher into frames of this many lines; left out: never. Not for recordings."""
+    counts_per_line: Positive = 1.0
+    """Encoder counts in one line. Not for recordings."""
+    first_encoder_count: int = 0
+    """Encoder count at the first line. Not for recordings."""
+    start_ns: int | None = None
+    """Exposure of the first line, nanoseconds since the Unix epoch; the others follow at `line_rate_hz`.
+    Left out: pictures and videos were exposed when their file was last changed. Not for recordings."""
+    line_rate_hz: Positive = 20_000.0
+    """Lines a second, for exposure times alone: replay goes as fast as it is read."""
+
+
+class ReplayCamera:
+    """Plays files as a camera; the protocol is in inspector/cameras/__init__.py.
+
+    Every enter starts over. `read` waits for nothing but a free slot of the pool.
+    """
+
+    def __init__(self, name: str, options: Options, reels: list[Reel], passed_over: list[str]) -> None:
+        self.ended = False
+        self.passed_over = passed_over
+        """Names in the folders that are neither pictures nor videos nor recordings."""
+        self._name = name
+        self._o = options
+        self._reels = reels
+        self._issues = [_play.count(reel) for reel in reels]
+        self._shots: Generator[Shot | Missed, None, None] | None = None
+        self._waiting: Shot | Missed | None = None
+        self._rewind()
+
+    @property
+    def total_frames(self) -> int | None:
+        """Frames to be issued, lost ones too, as far as known; None: for ever.
+
+        It is corrected while a file turns out to hold more (pages of a TIFF, cuts by `frame_lines`).
+        """
+        return sum(self._issues) * self._o.repeat if self._o.repeat else None
+
+    def __enter__(self) -> Self:
+        for path in self._o.sources:
+            try:
+                path.stat()
+            except OSError as error:
+                shown = printable(str(path))
+                raise CameraError(f"camera {self._name}: {shown}: {error.strerror}. Put it back") from None
+        self._rewind()
+        self._shots = self._play_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shots, self._shots, self._waiting = self._shots, None, None
+        if shots is not None:
+            shots.close()
+
+    def read(self, pool: Pool, timeout_s: float) -> Frame | Loss | None:
+        """The next frame or loss; see inspector/cameras/__init__.py.
+
+        Raises:
+            CameraError: the camera is not open.
+        """
+        if self._shots is None:
+            raise CameraError(f"camera {self._name}: read before it was opened; enter it first")
+        if self._waiting is None:
+            self._waiting = next(self._shots, None)
+        if isinstance(self._waiting, Shot):
+            return self._deliver(self._waiting, pool, timeout_s)
+        missed, self._waiting = self._waiting, None
+        if missed is None:
+            self.ended = True
+            return None
+        return self._lose(missed)
+
+    # ------------------------------------------------------------ what comes next
+
+    def _rewind(self) -> None:
+        self.ended = False
+        self._waiting = None
+        self._sequence = 0
+        self._piece = -1
+        self._breaks = True
+        self._lines = 0
+        """Lines of strip before the next frame."""
+        self._unmeasured = 0
+        """Missed frames of unknown height that are not in `_lines` yet."""
+        self._origin = (self._o.first_encoder_count, 0)
+        """An encoder count, and which line it is of."""
+        self._shift: int | None = None
+        """What is added to the counts of the recording that is played; None before its first frame."""
+
+    def _play_all(self) -> Generator[Shot | Missed, None, None]:
+        for _ in range(self._o.repeat) if self._o.repeat else itertools.count():
+            before = self._sequence
+            for number in range(len(self._reels)):
+                yield from self._play(number)
+            if self._sequence == before:
+                return  # a round of nothing, for instance of empty recordings, would go on for ever
+
+    def _play(self, number: int) -> Generator[Shot | Missed, None, None]:
+        issued, self._shift = 0, None
+        self._breaks = self._breaks or not self._o.contiguous
+        with closing(_play.shots(self._reels[number], self._o.frame_lines)) as shots:
+            for shot in shots:
+                issued += shot.count if isinstance(shot, Missed) else 1
+                self._issues[number] = max(issued, self._issues[number])
+                yield shot
+        self._issues[number] = issued
+
+    # ------------------------------------------------------------ frames and losses
+
+    def _deliver(self, shot: Shot, pool: Pool, timeout_s: float) -> Frame | Loss | None:
+        slot = pool.take(shot.height, shot.width, timeout_s)
+        if slot is None:
+            return None
+        self._waiting = None
+        try:
+            shot.fill(slot.pixels)
+        except Unreadable as error:
+            slot.release()
+            return self._lose(Missed(shot.source, str(error), lines=shot.height, breaks=shot.breaks))
+        except BaseException:
+            slot.release()
+            raise
+        return self._frame(shot, slot)
+
+    def _frame(self, shot: Shot, slot: Slot) -> Frame:
+        self._lines += self._unmeasured * shot.height
+        self._unmeasured = 0
+        if self._breaks or shot.breaks:
+            self._piece += 1
+            self._breaks = False
+        frame = Frame(
+            camera=self._name,
+            sequence=self._sequence,
+            exposed_ns=self._exposed_ns(shot),
+            monotonic_ns=time.monotonic_ns(),
+            encoder_count=self._encoder_count(shot),
+            pixels=slot.pixels,
+            source=shot.source,
+            piece=self._piece,
+            on_release=slot.release,
+        )
+        self._sequence += 1
+        self._lines += shot.height
+        return frame
+
+    def _lose(self, missed: Missed) -> Loss:
+        loss = Loss(self._name, self._sequence, missed.count, missed.reason, missed.detail, missed.source)
+        self._sequence += missed.count
+        self._breaks = self._breaks or missed.breaks
+        if missed.lines is None:
+            self._unmeasured += missed.count
+        else:
+            self._lines += missed.lines
+        return loss
+
+    def _encoder_count(self, shot: Shot) -> int:
+        count, line = self._origin
+        here = count + int((self._lines - line) * self._o.counts_per_line)
+        if shot.encoder_count is None:
+            return here
+        if self._shift is None:
+            self._shift = max(0, here - shot.encoder_count) if self._sequence else 0
+        self._origin = shot.encoder_count + self._shift, self._lines
+        return self._origin[0]
+
+    def _exposed_ns(self, shot: Shot) -> int:
+        if shot.encoder_count is not None:
+            return shot.exposed_ns
+        if self._o.start_ns is None:
+            return shot.exposed_ns + round(shot.row * 1e9 / self._o.line_rate_hz)
+        return self._o.start_ns + round(self._lines * 1e9 / self._o.line_rate_hz)
+
+
+def check(options: Options) -> None:
+    """Are all sources there, with something in them to play? Nothing is decoded.
+
+    Raises:
+        ConfigError: one is missing, may not be read, is of no known kind, or is an empty folder.
+    """
+    _listed(options)
+
+
+def open(name: str, options: Options) -> ReplayCamera:
+    """A replay camera. The folders are listed here, once; what comes into them later is not played.
+
+    Raises:
+        ConfigError: as `check`.
+    """
+    return ReplayCamera(name, options, *_listed(options))
+
+
+def _listed(options: Options) -> tuple[list[Reel], list[str]]:
+    reels: list[Reel] = []
+    passed_over: list[str] = []
+    for path in options.sources:
+        found, others = _sources.reels(path)
+        reels += found
+        passed_over += others
+    for reel in reels:
+        if reel.kind is Kind.RECORDING:
+            _recording.check(reel.path)
+    return reels, passed_over

@@ -1,0 +1,136 @@
+"""A camera -> frames: numbers that never repeat, losses booked at once, and a camera that comes back by itself.
+
+A camera counts its frames from 0 whenever it is opened; here the count is carried on, so that a sequence names one
+frame of the run. Success promises that a frame is in the channel or in the books, not that it is inspected.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from inspector.cameras import Camera
+from inspector.errors import CameraError
+from inspector.ledger import Ledger
+from inspector.metrics import CameraMetrics
+from inspector.pool import Pool
+from inspector.records import Frame, Loss
+
+log = logging.getLogger(__name__)
+
+READ_S = 0.25
+"""Longest wait for a frame before the loop looks round."""
+BACK_OFF_S = 1.0
+"""Between attempts to open a camera; never more than one attempt a second."""
+
+
+class Capture:
+    """One camera's source of frames; owned by one thread."""
+
+    def __init__(
+        self,
+        name: str,
+        camera: Camera,
+        pool: Pool,
+        ledger: Ledger,
+        stop: threading.Event,
+        metrics: CameraMetrics,
+        on_state: Callable[[str, str, str], None],
+    ) -> None:
+        self.name = name
+        self._camera = camera
+        self._pool = pool
+        self._ledger = ledger
+        self._stop = stop
+        self._metrics = metrics
+        self._on_state = on_state
+        self._open = False
+        self._up: bool | None = None
+        self._base = 0
+        self._next = 0
+        self._opened = -1
+        self._try_at = 0.0
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will come: the strip ended or the line was told to stop."""
+        return self._stop.is_set() or (self._open and self._camera.ended)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def work(self) -> Iterator[Frame]:
+        """At most one frame; waits for it READ_S seconds at most."""
+        try:
+            if not self._open and not self._reopen():
+                return
+            got = self._camera.read(self._pool, READ_S)
+        except CameraError as error:
+            self._fail(error)
+            return
+        if isinstance(got, Frame):
+            yield self._number(got)
+        elif got is not None:
+            self._lose(replace(got, camera=self.name, sequence=self._base + got.sequence))
+
+    def _number(self, frame: Frame) -> Frame:
+        frame.camera = self.name
+        frame.sequence += self._base
+        frame.piece += self._opened << 32  # pieces of strip never run on over a reopened camera
+        self._next = frame.sequence + 1
+        self._ledger.issue(self.name, self._next)
+        self._metrics.captured.inc()
+        return frame
+
+    def _lose(self, loss: Loss) -> None:
+        self._next = max(self._next, loss.sequence + loss.count)
+        self._ledger.lose(loss)
+        log.warning("camera %s lost %d frame(s): %s %s", self.name, loss.count, loss.reason, loss.detail)
+
+    def _reopen(self) -> bool:
+        wait_s = self._try_at - time.monotonic()
+        if wait_s > 0 and self._stop.wait(min(wait_s, READ_S)):
+            return False
+        if time.monotonic() < self._try_at:
+            return False
+        self._try_at = time.monotonic() + BACK_OFF_S
+        self._camera.__enter__()
+        self._open = True
+        self._opened += 1
+        self._base = self._next
+        self._say(True, "")
+        return True
+
+    def _fail(self, error: CameraError) -> None:
+        self._close()
+        self._try_at = max(self._try_at, time.monotonic() + BACK_OFF_S)
+        self._say(False, str(error))
+
+    def _close(self) -> None:
+        if self._open:
+            self._open = False
+            self._camera.__exit__(None, None, None)
+
+    def _say(self, up: bool, detail: str) -> None:
+        """One line and one event a change, however often it fails."""
+        if up is self._up:
+            return
+        first, self._up = self._up is None, up
+        self._metrics.up.set(up)
+        if up and not first:
+            self._metrics.reopens.inc()
+        if not up:
+            log.error("camera %s is down: %s; trying again every %.0f s", self.name, detail, BACK_OFF_S)
+        elif not first:
+            log.warning("camera %s is back", self.name)
+        self._on_state(self.name, "up" if up else "down", detail)

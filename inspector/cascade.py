@@ -1,0 +1,137 @@
+"""Batch -> verdicts: the gate on all, types where it fires, the segmenters that the types name.
+
+The stages are compacted: a later network sees only the tiles that an earlier one let through. The veto of the types
+is soft: a class whose score is low must show a larger area to be believed (published cascades with a hard AND
+lose recall at every stage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inspector.pack import Manifest, Pack
+from inspector.records import Batch, Region, Roi, Tile, Verdict, Verdicts
+from inspector.runtimes import Stream
+
+
+class Cascade:
+    """The six networks of one worker."""
+
+    def __init__(self, pack: Pack, stream: Stream, merge_px: int) -> None:
+        self._manifest = pack.manifest
+        self._stream = stream
+        self._merge_px = merge_px
+        self.passed = 0
+        """Tiles of the last batch that passed the gate."""
+        self.segmented: dict[str, int] = {}
+        """Class name -> tiles of the last batch that its segmenter was asked."""
+
+    def judge(self, batch: Batch) -> Verdicts:
+        """A verdict for every frame of the batch, in its order.
+
+        Raises:
+            EngineError: a network failed.
+        """
+        self.passed, self.segmented = 0, {}
+        verdicts = [Verdict(frame, roi, 0.0) for frame, roi in zip(batch.frames, batch.rois, strict=True)]
+        if batch.tiles:
+            self._stream.load([tile.pixels for tile in batch.tiles])
+            scores = self._stream.gate()
+            for tile, score in zip(batch.tiles, scores.tolist(), strict=True):
+                verdict = verdicts[tile.frame]
+                verdict.gate_score = max(verdict.gate_score, score)
+            passed = np.flatnonzero(scores >= self._manifest.gate.threshold).tolist()
+            self.passed = len(passed)
+            if passed:
+                self._find(batch, passed, verdicts)
+        return Verdicts(batch.number, verdicts)
+
+    def _find(self, batch: Batch, passed: list[int], verdicts: list[Verdict]) -> None:
+        scores = self._stream.types(passed)
+        for column, entry in enumerate(self._manifest.classes):
+            floor = self._manifest.types.floors[entry.number]
+            chosen = np.flatnonzero(scores[:, column] >= floor).tolist()
+            if not chosen:
+                continue
+            indices = [passed[row] for row in chosen]
+            self.segmented[entry.name] = len(indices)
+            maps = self._stream.segment(entry.number, indices)
+            tiles = [batch.tiles[index] for index in indices]
+            for frame in dict.fromkeys(tile.frame for tile in tiles):
+                own = [k for k, tile in enumerate(tiles) if tile.frame == frame]
+                verdict = verdicts[frame]
+                picture = _assemble([tiles[k] for k in own], [maps[k] for k in own], verdict.frame.pixels.shape)
+                type_score = float(max(scores[chosen[k], column] for k in own))
+                verdict.regions += self._regions(picture, verdict, entry.number, type_score)
+
+    def _regions(self, picture: NDArray[np.uint8], verdict: Verdict, number: int, type_score: float) -> list[Region]:
+        segmenter = next(part for part in self._manifest.segmenters if part.class_number == number)
+        needed = round(segmenter.minimum_area_px * veto_factor(self._manifest, number, type_score))
+        trust = (verdict.gate_score * type_score) ** 0.5
+        found = regions(picture, verdict.roi, number, segmenter.threshold, self._merge_px)
+        height = picture.shape[0]
+        kept = []
+        for region in found:
+            region.needed_px = needed
+            # The geometric mean of what gate, types and segmenter say, each 0..1.
+            region.score = (trust**2 * region.score) ** (1 / 3)
+            reaches_seam = region.y <= self._merge_px or region.y + region.height >= height - self._merge_px
+            if region.area_px >= needed or reaches_seam:
+                kept.append(region)
+        return kept
+
+
+def veto_factor(manifest: Manifest, number: int, type_score: float) -> float:
+    """How many times its minimum area a class must show: 1 at the threshold, `veto_area_factor` at the floor."""
+    threshold, floor = manifest.types.thresholds[number], manifest.types.floors[number]
+    if type_score >= threshold or threshold <= floor:
+        return 1.0
+    doubt = (threshold - type_score) / (threshold - floor)
+    return 1.0 + (manifest.veto_area_factor - 1.0) * doubt
+
+
+def _assemble(tiles: Sequence[Tile], maps: Sequence[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The probability map of a frame from those of its tiles; where lanes overlap the surer one counts."""
+    if len(tiles) == 1 and maps[0].shape == shape:
+        return maps[0]
+    canvas = np.zeros(shape, dtype=np.uint8)
+    for tile, probability in zip(tiles, maps, strict=True):
+        part = canvas[tile.y : tile.y + probability.shape[0], tile.x : tile.x + probability.shape[1]]
+        np.maximum(part, probability[: part.shape[0], : part.shape[1]], out=part)
+    return canvas
+
+
+def regions(picture: NDArray[np.uint8], roi: Roi, class_number: int, threshold: float, merge_px: int) -> list[Region]:
+    """The defects of one class in a probability map uint8 [H, W]: pieces closer than `merge_px` are one.
+
+    Pixels beyond the strip's edges never count. The score is the mean probability over the region's mask.
+    """
+    level = max(1, round(threshold * 255))
+    mask = (picture >= level).view(np.uint8)
+    mask[:, : roi.left] = 0
+    mask[:, roi.right :] = 0
+    x0, y0, width, height = cv2.boundingRect(mask)
+    if width == 0 or height == 0:
+        return []
+    # The border lets pieces grow together at the box's rim as they do inside it.
+    inner = np.ascontiguousarray(mask[y0 : y0 + height, x0 : x0 + width])
+    grown = cv2.dilate(inner, np.ones((merge_px + 1, merge_px + 1), np.uint8)) if merge_px else inner
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(grown, connectivity=8)
+    found = []
+    for label in range(1, count):
+        x, y, w, h = stats[label, :4].tolist()
+        own = np.logical_and(labels[y : y + h, x : x + w] == label, inner[y : y + h, x : x + w])
+        found.append(_region(own, picture, x0 + x, y0 + y, class_number))
+    return sorted(found, key=lambda r: (r.y, r.x))
+
+
+def _region(own: NDArray[np.bool_], picture: NDArray[np.uint8], x: int, y: int, class_number: int) -> Region:
+    left, top, width, height = cv2.boundingRect(own.view(np.uint8))
+    box = own[top : top + height, left : left + width].copy()
+    x, y = x + left, y + top
+    values = picture[y : y + height, x : x + width][box]
+    return Region(class_number, x, y, box, int(values.size), float(values.mean(dtype=np.float64)) / 255.0)

@@ -1,0 +1,261 @@
+"""The YAML of a line as closed types. `load()` names the wrong key and how to mend it.
+
+Every field is documented beneath itself, with its unit; the operator's handbook is made from this file.
+Options of cameras, runtimes and sinks are closed too, but belong to their adapters (see adapters.py).
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from inspector.errors import ConfigError
+from inspector.records import WhenFull
+
+T = TypeVar("T")
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Positive = Annotated[float, Meta(gt=0)]
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+AtLeast1 = Annotated[int, Meta(ge=1)]
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of every section: an unknown key is an error."""
+
+
+class Pitch(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    along: Positive = 0.5
+    """Millimetres of strip in one line of the frame."""
+    across: Positive = 0.5
+    """Millimetres of strip in one pixel of a line."""
+
+
+class CameraConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Name
+    """Name in events, metrics and the ledger."""
+    kind: str
+    """The camera adapter: a module of inspector/cameras."""
+    pitch_mm: Pitch = Pitch()
+    """Size of a pixel on the strip."""
+    offset_mm: float = 0.0
+    """Where the frame's column 0 lies across the strip, from the line's reference edge."""
+    flat_field: Path | None = None
+    """A .npz file with per-column `offset` and `gain`; without it pixels are taken as they are."""
+    options: dict[str, Any] = {}
+    """Settings of the adapter."""
+
+
+class EdgeConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    detect: bool = True
+    """Look for the strip's edges in every frame; what is beyond them is never a defect."""
+    dark_level: Annotated[int, Meta(ge=0, le=255)] = 14
+    """A column whose mean grey is below this is not strip, if it lies outermost."""
+    margin_px: Annotated[int, Meta(ge=0)] = 4
+    """This much of the strip beside a found edge is left out too."""
+
+
+class BatchConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    size: AtLeast1 = 4
+    """Frames that go through the cascade together at most."""
+    deadline_ms: Positive = 20.0
+    """A batch leaves at the latest when its oldest frame has waited this long."""
+
+
+class RuntimeConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    kind: str = "onnx"
+    """The runtime adapter: a module of inspector/runtimes."""
+    options: dict[str, Any] = {}
+    """Settings of the adapter."""
+
+
+class SeverityRule(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    severity: Name
+    """The severity that the rule gives."""
+    classes: list[int] = []
+    """Class numbers it holds for; empty: all."""
+    min_area_mm2: float = 0.0
+    """Least area, square millimetres."""
+    min_length_mm: float = 0.0
+    """Least extent along the strip, millimetres."""
+    min_score: Fraction = 0.0
+    """Least score."""
+    within_mm_of_edge: float | None = None
+    """Only defects whose box comes this close to a found strip edge, millimetres."""
+
+
+DEFAULT_RULES = (
+    SeverityRule(severity="critical", classes=[4], min_area_mm2=2000.0),
+    SeverityRule(severity="critical", min_length_mm=400.0),
+    SeverityRule(severity="major", min_area_mm2=500.0),
+)
+
+
+class GradingConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    severity: list[SeverityRule] = msgspec.field(default_factory=lambda: list(DEFAULT_RULES))
+    """Rules, tried from the top; the first that holds gives the severity."""
+    default_severity: Name = "minor"
+    """The severity when no rule holds."""
+    merge_px: Annotated[int, Meta(ge=0, le=64)] = 12
+    """Pieces of one class closer than this are one defect, within a frame and over the seam of two frames."""
+    join_frames: AtLeast1 = 16
+    """A defect that spans more frames is cut into several events, each but the last with `continues: true`."""
+    thumbnails: bool = True
+    """Keep a small picture of each defect in the journal."""
+
+
+class JournalConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    path: Path
+    """The SQLite file; its folder must be writable."""
+    synchronous: bool = True
+    """Force every commit to the disk: safe against a power cut, not only against a crash of the daemon."""
+
+
+class SinkConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Name | None = None
+    """Name in metrics; the kind when left out."""
+    kind: str
+    """The sink adapter: a module of inspector/sinks."""
+    queue: AtLeast1 = 10_000
+    """Events that wait for a slow sink; when more come the oldest are counted undelivered (they are journalled)."""
+    options: dict[str, Any] = {}
+    """Settings of the adapter."""
+
+    @property
+    def label(self) -> str:
+        return self.name or self.kind
+
+
+class MonitorConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    host: str = "127.0.0.1"
+    """Address that /metrics, /healthz and /readyz are served on."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 9464
+    """Its port; 0: any free one (printed at start)."""
+
+
+class LineConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: Name
+    """Name of the line in topics and in the events' source."""
+    coil: str = "unknown"
+    """Number of the coil on the line at start."""
+    mm_per_count: Positive = 0.5
+    """Strip travel in one encoder count, millimetres."""
+    queue: AtLeast1 = 64
+    """Frames that wait for the line at most."""
+    when_full: WhenFull = WhenFull.DROP_OLDEST
+    """`drop_oldest` for cameras, which cannot wait; `wait` for recordings, so that no frame is lost."""
+    heartbeat_s: Positive = 1.0
+    """Seconds between heartbeats."""
+
+
+class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    line: LineConfig
+    pack: Path
+    """Folder of the engines, e.g. engines/severstal."""
+    cameras: Annotated[list[CameraConfig], Meta(min_length=1)]
+    runtime: RuntimeConfig = RuntimeConfig()
+    edges: EdgeConfig = EdgeConfig()
+    batch: BatchConfig = BatchConfig()
+    grading: GradingConfig = GradingConfig()
+    journal: JournalConfig
+    sinks: list[SinkConfig] = []
+    monitor: MonitorConfig | None = MonitorConfig()
+    """Left out: the default address; null: no monitor at all."""
+
+
+def load(path: Path) -> Config:
+    """Read and validate a YAML file; relative paths in it are taken from its folder.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML, or a key in it is unknown or wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}. Name a readable YAML file") from None
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        config = convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {explain(error, Config)}") from None
+    return _anchored(_unique(config, path), path.parent)
+
+
+def convert(raw: Any, model: type[T]) -> T:
+    """Plain YAML values as the typed `model`; paths are allowed in it. Raises msgspec.ValidationError."""
+    return msgspec.convert(raw, model, dec_hook=_path)
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise msgspec.ValidationError(f"Expected `{'path' if kind is Path else kind.__name__}`, got `{value!r}`")
+
+
+def _unique(config: Config, path: Path) -> Config:
+    for where, names in (
+        ("cameras", [camera.name for camera in config.cameras]),
+        ("sinks", [sink.label for sink in config.sinks]),
+    ):
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ConfigError(f"{path}: {where}: the name {sorted(twice)[0]!r} is used twice; give each its own `name`")
+    return config
+
+
+def _anchored(config: Config, folder: Path) -> Config:
+    """Paths relative to the file's folder, so that the daemon may be started from anywhere."""
+    cameras = [
+        msgspec.structs.replace(c, flat_field=folder / c.flat_field) if c.flat_field else c for c in config.cameras
+    ]
+    journal = msgspec.structs.replace(config.journal, path=folder / config.journal.path)
+    return msgspec.structs.replace(config, pack=folder / config.pack, cameras=cameras, journal=journal)
+
+
+def explain(error: msgspec.ValidationError, model: Any) -> str:
+    """A validation error as `path.of.key: what is wrong; known keys`, with the likely key for a typing slip."""
+    text = str(error)
+    found = re.match(r"(?s)(.*?)(?: - at `(?:key in )?\$(.*?)`)?$", text)
+    message, where = (found.group(1), (found.group(2) or "").lstrip(".")) if found else (text, "")
+    unknown = re.match(r"Object contains unknown field `(.*)`", message)
+    if unknown:
+        known = sorted(_keys_at(model, where))
+        close = difflib.get_close_matches(unknown.group(1), known, n=1)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        message = f"unknown key `{unknown.group(1)}`.{hint} Known keys here: {', '.join(known)}"
+    return f"{where or 'top level'}: {message}"
+
+
+def _keys_at(model: Any, where: str) -> list[str]:
+    """The keys of the struct that a msgspec path such as `cameras[...].pitch_mm` leads to."""
+    info: Any = msgspec.inspect.type_info(model)
+    for part in re.findall(r"[A-Za-z_]\w*|\[[^\]]*\]", where):
+        info = _step(info, part)
+    info = _plain(info)
+    return [field.encode_name for field in getattr(info, "fields", [])]
+
+
+def _step(info: Any, part: str) -> Any:
+    info = _plain(info)
+    if part.startswith("["):
+        return getattr(info, "item_type", None) or getattr(info, "value_type", info)
+    return next((f.type for f in getattr(info, "fields", []) if f.encode_name == part), info)
+
+
+def _plain(info: Any) -> Any:
+    """Looks through `X | None` to X."""
+    types = getattr(info, "types", None)
+    if types:
+        return next((t for t in types if hasattr(t, "fields") or hasattr(t, "item_type")), types[0])
+    return info

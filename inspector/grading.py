@@ -1,0 +1,458 @@
+"""Verdicts -> events: place in millimetres, join across frames, severity by rule, gaps.
+
+Verdicts come in the order of their batches, so in frame order for each camera. A region at a frame's rim stays open
+until the next frame of its camera shows whether it goes on; a frame is settled as inspected only when every defect
+in it has become an event, so that a kill can lose an event only together with the fate of its frames.
+Nothing here depends on the clock: the same frames give the same events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from inspector import thumbnails
+from inspector.config import GradingConfig, SeverityRule
+from inspector.journal import Resumed
+from inspector.ledger import Ledger
+from inspector.pack import Pack
+from inspector.records import (
+    Along,
+    Box,
+    CoilEvent,
+    Defect,
+    DefectClass,
+    Draft,
+    Frame,
+    Gap,
+    Graded,
+    Loss,
+    Mask,
+    Pixels,
+    Position,
+    Reason,
+    Region,
+    Roi,
+    Settled,
+    Shown,
+    Size,
+    Verdict,
+    Verdicts,
+)
+from inspector.rle import encode_box
+from inspector.strip import Coil, CoilMap, Geometry
+
+
+@dataclass(slots=True, eq=False)
+class _Seen:
+    """What is kept of a frame while a defect in it is open."""
+
+    sequence: int
+    offset: int
+    """Rows of the frames before it, back to the defect's first one."""
+    pixels: Pixels | None
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """A defect that may go on in the next frame. Rows count from the top of its first frame."""
+
+    class_number: int
+    first: Frame
+    roi: Roi
+    parts: list[Region] = field(default_factory=list)
+    seen: list[_Seen] = field(default_factory=list)
+    rows: int = 0
+    last_sequence: int = 0
+
+    @property
+    def box(self) -> Box:
+        x = min(part.x for part in self.parts)
+        y = min(part.y for part in self.parts)
+        right = max(part.x + part.width for part in self.parts)
+        bottom = max(part.y + part.height for part in self.parts)
+        return Box(x=x, y=y, width=right - x, height=bottom - y)
+
+    @property
+    def area_px(self) -> int:
+        return sum(part.area_px for part in self.parts)
+
+    @property
+    def score(self) -> float:
+        return sum(part.score * part.area_px for part in self.parts) / max(1, self.area_px)
+
+
+@dataclass(slots=True, eq=False)
+class _Track:
+    """One camera's way along the strip."""
+
+    geometry: Geometry
+    next_sequence: int = 0
+    end_count: int | None = None
+    height: int = 0
+    width: int = 0
+    piece: int = 0
+    coil: str | None = None
+    open: list[_Open] = field(default_factory=list)
+    unsettled: list[tuple[int, int, int, float]] = field(default_factory=list)
+    """(sequence, end count, birth, mm) of inspected frames that wait for an open defect."""
+
+
+class Grading:
+    """The books' last stage before the journal; called by one thread."""
+
+    def __init__(
+        self,
+        line: str,
+        config: GradingConfig,
+        pack: Pack,
+        geometries: Mapping[str, Geometry],
+        coils: CoilMap,
+        ledger: Ledger,
+        resumed: Mapping[str, Resumed],
+        birth: Callable[[Frame], int] = lambda frame: frame.exposed_ns,
+    ) -> None:
+        self._line = line
+        self._config = config
+        self._pack = pack
+        self._coils = coils
+        self._ledger = ledger
+        self._resumed = dict(resumed)
+        self._birth = birth
+        self._tracks = {name: _Track(geometry) for name, geometry in geometries.items()}
+        self._coil: Coil | None = None
+        self._last_count = 0
+        self._last_ns = 0
+
+    # ------------------------------------------------------------ the walk
+
+    def grade(self, verdicts: Verdicts) -> Graded:
+        """The events and fates that this batch completes. Releases its frames."""
+        graded = Graded()
+        for verdict in verdicts.verdicts:
+            self._take(verdict, graded)
+            verdict.frame.release()
+        return graded
+
+    def finish(self) -> Graded:
+        """The strip has ended: close what is open, book what was lost at the end, end the coil."""
+        graded = Graded()
+        issued = self._ledger.issued()
+        for name, track in self._tracks.items():
+            self._close_all(track, graded)
+            self._settle(name, track, graded, everything=True)
+            if issued[name] > track.next_sequence:
+                self._book_hole(name, track, issued[name], None, graded)
+        if self._coil is not None:
+            self._coil_event(self._coil, "end", self._last_count, graded)
+        return graded
+
+    def _take(self, verdict: Verdict, graded: Graded) -> None:
+        frame = verdict.frame
+        track = self._tracks[frame.camera]
+        self._last_ns = max(self._last_ns, frame.exposed_ns)
+        if track.end_count is None:
+            self._begin(frame, track, graded)
+        if frame.sequence > track.next_sequence or frame.piece != track.piece:
+            self._close_all(track, graded)
+        if frame.sequence > track.next_sequence:
+            self._book_hole(frame.camera, track, frame.sequence, frame, graded)
+        elif track.end_count is not None:
+            self._watch_encoder(frame, track, track.end_count, graded)
+        self._meet_coil(frame, track, graded)
+        self._follow(verdict, track, graded)
+        track.next_sequence = frame.sequence + 1
+        track.piece = frame.piece
+        track.height, track.width = frame.pixels.shape
+        track.end_count = frame.encoder_count + track.geometry.counts_of_lines(frame.pixels.shape[0])
+        self._last_count = max(self._last_count, track.end_count)
+        length_mm = track.geometry.length_mm(track.height)
+        if frame.source is not None:
+            head = self._coils.at(frame.encoder_count).head_count
+            start_mm = track.geometry.along_mm(frame.encoder_count, 0, head)
+            graded.shown.append(Shown(frame.source, start_mm, start_mm + length_mm))
+        track.unsettled.append((frame.sequence, track.end_count, self._birth(frame), length_mm))
+        self._settle(frame.camera, track, graded)
+
+    def _begin(self, frame: Frame, track: _Track, graded: Graded) -> None:
+        """The camera's first frame of this run."""
+        track.piece = frame.piece
+        self._coils.begin(frame.encoder_count)
+        resumed = self._resumed.pop(frame.camera, None)
+        if resumed is None or (resumed.frames == 0 and frame.encoder_count <= resumed.end_count):
+            return
+        detail = "the daemon was killed or stopped; this strip passed before it was back"
+        start, end = resumed.end_count, max(resumed.end_count, frame.encoder_count)
+        loss = Loss(frame.camera, 0, resumed.frames, Reason.CRASH, detail)
+        graded.drafts.append(self._gap(loss, track.geometry, start, end, frame.exposed_ns))
+
+    # ------------------------------------------------------------ gaps and coils
+
+    def _book_hole(self, camera: str, track: _Track, end: int, frame: Frame | None, graded: Graded) -> None:
+        """Frames [next_sequence, end) never came: fates and gap events, the strip between shared out by frames."""
+        losses = self._ledger.take_losses(camera, track.next_sequence, end)
+        total = end - track.next_sequence
+        start, stop = self._hole(track, total, frame)
+        self._settle(camera, track, graded, everything=True)
+        before = 0
+        for loss in losses:
+            a = start + (stop - start) * before // total
+            before += loss.count
+            b = start + (stop - start) * before // total
+            graded.settled.append(Settled(camera, loss.sequence, loss.sequence + loss.count - 1, loss.reason, b))
+            time_ns = frame.exposed_ns if frame else self._last_ns
+            graded.drafts.append(self._gap(loss, track.geometry, a, b, time_ns))
+        track.next_sequence, track.end_count = end, stop
+
+    def _hole(self, track: _Track, frames: int, frame: Frame | None) -> tuple[int, int]:
+        """Encoder counts between which frames are missing; where one end is not known, from the frames' length."""
+        height = frame.pixels.shape[0] if frame else track.height
+        length = track.geometry.counts_of_lines(height) * frames
+        if frame is None:
+            start = track.end_count or 0
+            return start, start + length
+        start = track.end_count if track.end_count is not None else frame.encoder_count - length
+        return start, max(start, frame.encoder_count)
+
+    def _watch_encoder(self, frame: Frame, track: _Track, expected: int, graded: Graded) -> None:
+        """The encoder ran on without frames (or back): strip that no frame shows is a gap too."""
+        if abs(frame.encoder_count - expected) <= track.geometry.counts_of_lines(2):
+            return
+        self._close_all(track, graded)
+        if frame.encoder_count > expected:
+            reopened = frame.piece != track.piece
+            reason = Reason.CAMERA_DOWN if reopened else Reason.MISSING
+            detail = "the camera was down" if reopened else "the encoder count jumped between two frames"
+            loss = Loss(frame.camera, frame.sequence, 0, reason, detail)
+            graded.drafts.append(self._gap(loss, track.geometry, expected, frame.encoder_count, frame.exposed_ns))
+
+    def _gap(self, loss: Loss, geometry: Geometry, start: int, end: int, time_ns: int) -> Draft:
+        coil = self._coils.at(start)
+        along = Along(
+            start=geometry.along_mm(start, 0, coil.head_count), end=geometry.along_mm(end, 0, coil.head_count)
+        )
+        gap = Gap(
+            camera=loss.camera,
+            frame_sequence=loss.sequence,
+            frames=loss.count,
+            reason=loss.reason,
+            detail=loss.detail,
+            source=loss.source,
+            coil=coil.name,
+            along_mm=along,
+        )
+        return Draft(f"gap/v1/{self._line}/{loss.camera}/", time_ns, gap)
+
+    def _meet_coil(self, frame: Frame, track: _Track, graded: Graded) -> None:
+        """A coil begins for a camera at its own count, and for the line when the first camera sees it."""
+        coil = self._coils.at(frame.encoder_count)
+        if coil.name != track.coil:
+            self._close_all(track, graded)
+            track.coil = coil.name
+        if self._coil is None or (coil.name != self._coil.name and coil.head_count > self._coil.head_count):
+            if self._coil is not None:
+                self._coil_event(self._coil, "end", coil.head_count, graded)
+            self._coil = coil
+            self._coil_event(coil, "start", coil.head_count, graded)
+
+    def _coil_event(self, coil: Coil, phase: Literal["start", "end"], count: int, graded: Graded) -> None:
+        event = CoilEvent(coil=coil.name, phase=phase, encoder_count=count)
+        graded.drafts.append(Draft(f"coil/v1/{self._line}/", self._last_ns, event))
+
+    # ------------------------------------------------------------ defects over frames
+
+    def _follow(self, verdict: Verdict, track: _Track, graded: Graded) -> None:
+        """Regions of this frame join the open defects they touch; the rest of the open ones are complete."""
+        frame = verdict.frame
+        height = frame.pixels.shape[0]
+        still_open: list[_Open] = []
+        for region in verdict.regions:
+            touched = [o for o in track.open + still_open if self._touch(o, region, frame.sequence)]
+            joined = self._join(touched, region, verdict)
+            track.open = [o for o in track.open if o not in touched]
+            still_open = [o for o in still_open if o not in touched] + [joined]
+        kept: list[_Open] = []
+        done = track.open
+        picture = None
+        for defect in still_open:
+            if self._reaches_end(defect, frame.sequence, height):
+                picture = frame.pixels.copy() if picture is None else picture
+                kept.append(defect)
+            else:
+                done.append(defect)
+            defect.seen[-1].pixels = frame.pixels if picture is None else picture
+        track.open = []
+        self._emit(done, track, graded)
+        for defect in kept:
+            defect.rows += height
+            if len(defect.seen) >= self._config.join_frames:
+                self._emit([defect], track, graded, continues=True)
+            else:
+                track.open.append(defect)
+
+    def _touch(self, defect: _Open, region: Region, sequence: int) -> bool:
+        """Whether a region of the present frame is closer than `merge_px` to the part of an open defect before it."""
+        if defect.class_number != region.class_number:
+            return False
+        reach = self._config.merge_px
+        return any(_near(part, region, defect.rows, reach) for part in defect.parts if part.y < defect.rows)
+
+    def _join(self, touched: list[_Open], region: Region, verdict: Verdict) -> _Open:
+        if not touched:
+            fresh = _Open(region.class_number, verdict.frame, verdict.roi)
+            fresh.seen.append(_Seen(verdict.frame.sequence, 0, None))
+            fresh.parts.append(region)
+            return fresh
+        oldest = min(touched, key=lambda o: o.first.sequence)
+        for other in touched:
+            if other is not oldest:
+                shift = oldest.rows - other.rows
+                for part in other.parts:
+                    part.y += shift
+                oldest.parts += other.parts
+        if oldest.seen[-1].sequence != verdict.frame.sequence:
+            oldest.seen.append(_Seen(verdict.frame.sequence, oldest.rows, None))
+        region.y += oldest.rows
+        oldest.parts.append(region)
+        return oldest
+
+    def _reaches_end(self, defect: _Open, sequence: int, height: int) -> bool:
+        bottom = max(part.y + part.height for part in defect.parts) - defect.rows
+        return bottom >= height - self._config.merge_px
+
+    def _close_all(self, track: _Track, graded: Graded) -> None:
+        done, track.open = track.open, []
+        self._emit(done, track, graded)
+
+    def _emit(self, done: list[_Open], track: _Track, graded: Graded, continues: bool = False) -> None:
+        for defect in sorted(done, key=lambda o: (o.first.sequence, o.box.y, o.box.x, o.class_number)):
+            if defect.area_px >= max(part.needed_px for part in defect.parts):
+                graded.drafts.append(self._draft(defect, track.geometry, continues))
+
+    def _draft(self, defect: _Open, geometry: Geometry, continues: bool) -> Draft:
+        frame, box = defect.first, defect.box
+        coil = self._coils.at(frame.encoder_count)
+        height, width = frame.pixels.shape
+        rows = height * len(defect.seen)
+        name = self._pack.class_names[defect.class_number]
+        size = Size(along=geometry.length_mm(box.height), across=geometry.width_mm(box.width))
+        area_mm2 = geometry.area_mm2(defect.area_px)
+        score = round(defect.score, 4)
+        beside_edge = _distance_to_edge_mm(box, defect.roi, width, geometry)
+        data = Defect(
+            camera=frame.camera,
+            frame_sequence=frame.sequence,
+            frames=len(defect.seen),
+            source=frame.source,
+            exposed_ns=frame.exposed_ns,
+            exposed_time=rfc3339(frame.exposed_ns),
+            coil=coil.name,
+            position_mm=Position(
+                along=geometry.along_mm(frame.encoder_count, box.y + box.height / 2, coil.head_count),
+                across=geometry.across_mm(box.x + box.width / 2),
+            ),
+            size_mm=size,
+            bbox_px=box,
+            area_px=defect.area_px,
+            area_mm2=area_mm2,
+            defect_class=DefectClass(number=defect.class_number, name=name),
+            score=score,
+            severity=severity(self._config, defect.class_number, area_mm2, size.along, score, beside_edge),
+            mask=Mask(size=(rows, width), rle=_run_lengths(defect, box, rows)),
+            continues=continues,
+            pack_digest=self._pack.digest,
+        )
+        topic = f"defect/v1/{self._line}/{frame.camera}/{defect.class_number}/"
+        return Draft(topic, frame.exposed_ns, data, self._thumbnail(defect, box, rows, width))
+
+    def _thumbnail(self, defect: _Open, box: Box, rows: int, width: int) -> Pixels | None:
+        if not self._config.thumbnails:
+            return None
+        x, y, w, h = thumbnails.crop_window(box, (rows, width))
+        canvas = np.zeros((h, w), dtype=np.uint8)
+        for seen in defect.seen:
+            if seen.pixels is None:
+                continue
+            top, bottom = max(y, seen.offset), min(y + h, seen.offset + seen.pixels.shape[0])
+            if bottom > top:
+                canvas[top - y : bottom - y] = seen.pixels[top - seen.offset : bottom - seen.offset, x : x + w]
+        return thumbnails.shrink(canvas)
+
+    # ------------------------------------------------------------ fates
+
+    def _settle(self, camera: str, track: _Track, graded: Graded, everything: bool = False) -> None:
+        """Frames before the first open defect are inspected for good."""
+        limit = track.next_sequence
+        if track.open and not everything:
+            limit = min(defect.first.sequence for defect in track.open)
+        ready = [entry for entry in track.unsettled if entry[0] < limit]
+        if not ready:
+            return
+        track.unsettled = track.unsettled[len(ready) :]
+        length_mm = sum(entry[3] for entry in ready)
+        graded.settled.append(Settled(camera, ready[0][0], ready[-1][0], None, ready[-1][1], length_mm, track.width))
+        graded.born += [(camera, entry[2]) for entry in ready]
+        self._ledger.inspect(camera, len(ready))
+
+
+def severity(
+    config: GradingConfig, number: int, area_mm2: float, length_mm: float, score: float, edge_mm: float
+) -> str:
+    """The severity that the first rule which holds gives; a rule of the YAML, never of a model."""
+    for rule in config.severity:
+        if _holds(rule, number, area_mm2, length_mm, score, edge_mm):
+            return rule.severity
+    return config.default_severity
+
+
+def _holds(rule: SeverityRule, number: int, area_mm2: float, length_mm: float, score: float, edge_mm: float) -> bool:
+    return (
+        (not rule.classes or number in rule.classes)
+        and area_mm2 >= rule.min_area_mm2
+        and length_mm >= rule.min_length_mm
+        and score >= rule.min_score
+        and (rule.within_mm_of_edge is None or edge_mm <= rule.within_mm_of_edge)
+    )
+
+
+def _distance_to_edge_mm(box: Box, roi: Roi, width: int, geometry: Geometry) -> float:
+    """From the box to the nearest strip edge that this camera sees; infinite where it sees none."""
+    distances = [float("inf")]
+    if roi.left > 0:
+        distances.append(max(0, box.x - roi.left) * geometry.pitch_across_mm)
+    if roi.right < width:
+        distances.append(max(0, roi.right - box.x - box.width) * geometry.pitch_across_mm)
+    return min(distances)
+
+
+def _near(part: Region, region: Region, seam: int, reach: int) -> bool:
+    """Whether two masks come closer than `reach` px over the seam; `region.y` counts from the seam."""
+    if part.y + part.height + reach < seam or region.y > reach:
+        return False
+    left, right = min(part.x, region.x) - reach, max(part.x + part.width, region.x + region.width) + reach
+    window = np.zeros((2, 2 * reach + 2, right - left), dtype=np.uint8)
+    middle = reach + 1
+    for row in range(max(part.y, seam - middle), part.y + part.height):
+        window[0, middle + row - seam, part.x - left : part.x + part.width - left] = part.mask[row - part.y]
+    for row in range(region.y, min(region.y + region.height, middle)):
+        window[1, middle + row, region.x - left : region.x + region.width - left] = region.mask[row - region.y]
+    grown = cv2.dilate(window[0], np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    return bool(np.logical_and(grown, window[1]).any())
+
+
+def _run_lengths(defect: _Open, box: Box, rows: int) -> str:
+    mask = np.zeros((box.height, box.width), dtype=np.bool_)
+    for part in defect.parts:
+        mask[part.y - box.y : part.y - box.y + part.height, part.x - box.x : part.x - box.x + part.width] |= part.mask
+    return encode_box(mask, box.x, box.y, rows)
+
+
+def rfc3339(time_ns: int) -> str:
+    """Nanoseconds since the Unix epoch as RFC 3339 in UTC, nine decimals."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"

@@ -1,0 +1,39 @@
+"""The durable event log and the ledger of frames: one SQLite file, written ahead (WAL), one writer, any readers.
+
+The journal is the truth, a sink is only fast. An event is durable before any sink sees it, and in the same
+transaction the frames it came from get their fate, so that nothing can be reported without being booked or booked
+without being reported.
+
+    store.py    the file: format, connections, what an error of SQLite means to a person; lock.py: one daemon a file
+    ranges.py   arithmetic of frame ranges
+    identity.py numbers events; fates.py books frames until the next commit; settle.py: what a kill -9 left in flight
+    writer.py   Journal: commit, and what happens when the disk is full
+    reader.py   events, thumbnails and runs for reports and tools
+    proof.py    the audit, which proves that issued = inspected + lost + in flight
+
+What a commit does NOT promise: frames that a camera issued after the last commit before a kill -9 are in no book
+(the strip they showed is still known to be missing, by `Journal.resumed`), and with `synchronous: false` a power cut
+may take the newest commits with it, whole ones, never a part.
+"""
+
+from inspector.journal.proof import Audit, Books, audit, format_audit
+from inspector.journal.reader import Run, read_events, read_runs, read_thumbnail, read_thumbnails
+from inspector.journal.settle import Resumed
+from inspector.journal.store import FORMAT, RunState
+from inspector.journal.writer import Journal
+
+__all__ = [
+    "FORMAT",
+    "Audit",
+    "Books",
+    "Journal",
+    "Resumed",
+    "Run",
+    "RunState",
+    "audit",
+    "format_audit",
+    "read_events",
+    "read_runs",
+    "read_thumbnail",
+    "read_thumbnails",
+]

@@ -1,0 +1,77 @@
+"""What happens to frames that nobody settled: at the end of a run, and at the start after a kill -9."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from inspector.journal import ranges
+from inspector.journal.store import RunState, rows
+from inspector.records import Reason
+
+
+@dataclass(slots=True, frozen=True)
+class Resumed:
+    """Where a camera's books ended before this start."""
+
+    epoch: int
+    """The newest earlier run that settled a frame of this camera."""
+    frames: int
+    """Frames since then that no gap event tells of: they were in flight when a run died."""
+    end_count: int
+    """Encoder count behind the last frame with a known fate: from here on nothing was inspected."""
+
+
+def end_run(db: sqlite3.Connection, epoch: int, state: RunState, now_ns: int) -> None:
+    db.execute("UPDATE run SET state = ?, ended_ns = ? WHERE epoch = ?", (state, now_ns, epoch))
+
+
+def settle_rest(db: sqlite3.Connection, path: Path, epoch: int, reason: Reason) -> int:
+    """Book every issued frame without a fate as lost for `reason`; returns how many there were."""
+    books = rows(
+        db,
+        tuple[str, int, int | None],
+        path,
+        "SELECT camera, issued, end_count FROM book WHERE epoch = ?",
+        (epoch,),
+    )
+    return sum(_settle_camera(db, path, epoch, reason, *book) for book in books)
+
+
+def _settle_camera(
+    db: sqlite3.Connection, path: Path, epoch: int, reason: Reason, camera: str, issued: int, end_count: int | None
+) -> int:
+    query = "SELECT first, last FROM fate WHERE epoch = ? AND camera = ? ORDER BY first"
+    settled = rows(db, tuple[int, int], path, query, (epoch, camera))
+    rest = list(ranges.holes(settled, issued))
+    if not rest:
+        return 0
+    frames = ranges.length(rest)
+    checksum = sum(ranges.checksum(*hole) for hole in rest) % ranges.MODULUS
+    db.executemany(
+        "INSERT INTO fate (epoch, camera, first, last, reason, end_count) VALUES (?, ?, ?, ?, ?, ?)",
+        [(epoch, camera, first, last, reason, end_count or 0) for first, last in rest],
+    )
+    db.execute(
+        "INSERT INTO tally VALUES (?, ?, ?, ?, ?) ON CONFLICT (epoch, camera, reason) "
+        "DO UPDATE SET frames = frames + excluded.frames, "
+        f"checksum = (checksum + excluded.checksum) % {ranges.MODULUS}",
+        (epoch, camera, reason, frames, checksum),
+    )
+    db.execute("UPDATE book SET rest = ? WHERE epoch = ? AND camera = ?", (frames, epoch, camera))
+    return frames
+
+
+def resumed(db: sqlite3.Connection, path: Path, camera: str) -> Resumed | None:
+    """A run that was killed before it settled a frame must not hide the one before it: its gap is untold."""
+    query = (
+        "SELECT epoch, end_count, "
+        "(SELECT sum(rest) FROM book AS later WHERE later.camera = ?1 AND later.epoch >= book.epoch) "
+        "FROM book WHERE camera = ?1 AND end_count IS NOT NULL ORDER BY epoch DESC LIMIT 1"
+    )
+    found = rows(db, tuple[int, int, int], path, query, (camera,))
+    if not found:
+        return None
+    epoch, end_count, frames = found[0]
+    return Resumed(epoch=epoch, frames=frames, end_count=end_count)

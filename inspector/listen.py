@@ -1,0 +1,295 @@
+"""`inspector listen`: subscribe and print events as they come, one line each.
+
+It is an eye on the stream, not a client to build on: holes in the sequences and missing heartbeats are told loudly on
+stderr, but nothing is fetched again. The events themselves are in the daemon's journal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TextIO
+
+import msgspec
+import zmq
+from rich.console import Console
+from rich.text import Text
+
+from inspector.errors import ConfigError
+from inspector.records import CoilEvent, Defect, Event, Gap, Heartbeat, State
+from inspector.records import as_json as json_of
+
+TICK_MS = 200
+"""How soon a request to stop is heard."""
+QUEUE = 10_000
+"""Events that wait for a slow terminal before the daemon's side fills up."""
+
+
+def listen(
+    address: str,
+    topics: Sequence[str],
+    as_json: bool,
+    out: TextIO,
+    stop: threading.Event,
+    *,
+    err: TextIO | None = None,
+    silence_s: float = 5.0,
+) -> int:
+    """Print events from `address` to `out` until `stop` is set or nobody reads `out`; returns the exit code, 0.
+
+    Args:
+        address: where a daemon publishes, e.g. tcp://127.0.0.1:5570 or ipc:///PATH.
+        topics: prefixes of topics; none: everything. Heartbeats are printed only as JSON or when a prefix names them.
+        as_json: the events' JSON lines instead of lines for people.
+        err: where holes and silence are told; None: stderr.
+        silence_s: this long without a heartbeat is told, seconds.
+
+    Raises:
+        ConfigError: the address is none that can be connected to.
+    """
+    tell = _teller(err or sys.stderr)
+    show = _shower(topics, as_json, out)
+    continuity = Continuity(topics)
+    silence = _Silence(address, silence_s)
+    try:
+        with _subscribed(address, topics) as socket:
+            poller = _poller(socket, out)
+            while not stop.is_set():
+                ready = dict(poller.poll(TICK_MS))
+                for raw in _received(socket):
+                    event = _decoded(raw, tell)
+                    if event is not None:
+                        tell([*silence.heard(event), *continuity.see(event)])
+                        show(event, raw)
+                out.flush()
+                tell(silence.noticed())
+                if set(ready) - {socket}:
+                    break  # the reader of `out` has gone
+    except BrokenPipeError:
+        pass
+    except KeyboardInterrupt:
+        return 0
+    _hush(out)
+    return 0
+
+
+# ---------------------------------------------------------------- receiving
+
+
+@contextmanager
+def _subscribed(address: str, topics: Sequence[str]) -> Iterator[zmq.Socket[bytes]]:
+    if not re.match(r"(tcp|ipc)://.", address):
+        hint = f"tcp://{address}" if re.fullmatch(r"[^/]+:\d+", address) else "tcp://127.0.0.1:5570"
+        raise ConfigError(f"address {address!r} is neither tcp://HOST:PORT nor ipc:///PATH; did you mean {hint}?")
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.linger = 0
+        socket.rcvhwm = QUEUE
+        socket.ipv6 = True
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)  # notices a dead host and connects again
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as error:
+            raise ConfigError(f"address {address!r}: {error.strerror}; it must be like tcp://127.0.0.1:5570") from None
+        # Heartbeats last: when the first is here every other subscription is in force, and it tells where all stand.
+        for topic in [*(topics or [""]), "heartbeat/"]:
+            socket.subscribe(topic)
+        yield socket
+
+
+def _poller(socket: zmq.Socket[bytes], out: TextIO) -> zmq.Poller:
+    """Wakes for messages, and when the reader of a pipe (`| head`) goes away, even if no event comes ever again."""
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    with suppress(OSError, ValueError):  # a buffer in memory is no file
+        poller.register(out.fileno(), zmq.POLLERR)
+    return poller
+
+
+def _received(socket: zmq.Socket[bytes]) -> Iterator[bytes]:
+    """The bodies that are there now, at most a queue full."""
+    for _ in range(QUEUE):
+        try:
+            yield socket.recv_multipart(zmq.NOBLOCK)[-1]
+        except zmq.Again:
+            return
+
+
+_decoder = msgspec.json.Decoder(Event)
+
+
+def _decoded(raw: bytes, tell: Callable[[Sequence[str]], None]) -> Event | None:
+    try:
+        return _decoder.decode(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        tell([f"not an event that this version knows ({error}): {_safe(raw[:80].decode(errors='replace'))}"])
+        return None
+
+
+def _matches(topic: str, topics: Sequence[str]) -> bool:
+    return not topics or topic.startswith(tuple(topics))
+
+
+def _hush(out: TextIO) -> None:
+    """Let Python's last flush of a stdout that nobody reads go nowhere instead of printing an error."""
+    try:
+        out.flush()
+    except BrokenPipeError:
+        if out is sys.stdout:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+# ---------------------------------------------------------------- what is missing
+
+
+@dataclass(slots=True)
+class _Epoch:
+    number: int
+    whole: bool
+    """Topics that were not seen yet are known to start at 1: we were there, or a heartbeat told where all stand."""
+    last: dict[str, int] = field(default_factory=dict)
+
+
+class Continuity:
+    """Finds what was published and never came, from the sequences and from the heartbeats' high-water marks."""
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self._topics = topics
+        self._epochs: dict[str, _Epoch] = {}
+
+    def see(self, event: Event) -> list[str]:
+        """Book an event; returns what there is to tell."""
+        notes: list[str] = []
+        epoch = self._epochs.get(event.source)
+        if epoch is None or event.epoch > epoch.number:
+            if epoch is not None:
+                notes.append(f"{event.source} has started again (epoch {epoch.number} -> {event.epoch})")
+            epoch = self._epochs[event.source] = _Epoch(event.epoch, whole=epoch is not None)
+        elif event.epoch < epoch.number:
+            return []
+        notes += _reach(epoch, event.subject, event.sequence - 1)
+        epoch.last[event.subject] = max(event.sequence, epoch.last.get(event.subject, 0))
+        if isinstance(event.data, Heartbeat):
+            for topic, sequence in event.data.high_water.items():
+                if _matches(topic, self._topics):
+                    notes += _reach(epoch, topic, sequence)
+            epoch.whole = True
+        return notes
+
+
+def _reach(epoch: _Epoch, topic: str, sequence: int) -> list[str]:
+    """All of a topic up to `sequence` should have come by now."""
+    last = epoch.last.get(topic, 0 if epoch.whole else sequence)
+    epoch.last[topic] = max(last, sequence)
+    if sequence <= last:
+        return []
+    return [f"LOST {sequence - last} event(s) of {topic}, sequence {last + 1} to {sequence}; the journal has them"]
+
+
+class _Silence:
+    """Tells once when heartbeats stay away, and once when they are back."""
+
+    def __init__(self, address: str, limit_s: float) -> None:
+        self._address = address
+        self._limit_s = limit_s
+        self._heard_at = time.monotonic()
+        self._silent = False
+
+    def heard(self, event: Event) -> list[str]:
+        if not isinstance(event.data, Heartbeat):
+            return []
+        gone_s, self._heard_at = time.monotonic() - self._heard_at, time.monotonic()
+        was_silent, self._silent = self._silent, False
+        return [f"the heartbeat is back after {gone_s:.1f} s"] if was_silent else []
+
+    def noticed(self) -> list[str]:
+        if self._silent or time.monotonic() - self._heard_at < self._limit_s:
+            return []
+        self._silent = True
+        return [f"NO HEARTBEAT for {self._limit_s:g} s from {self._address}: nobody publishes there, or it hangs"]
+
+
+# ---------------------------------------------------------------- showing
+
+
+def _shower(topics: Sequence[str], as_lines: bool, out: TextIO) -> Callable[[Event, bytes], None]:
+    """Prints an event that was asked for; heartbeats come unasked too."""
+    console = Console(file=out, highlight=False) if out.isatty() else None
+
+    def show(event: Event, raw: bytes) -> None:
+        if not _matches(event.subject, topics):
+            return
+        if as_lines:
+            out.write((json_of(event) if b"\n" in raw else raw).decode() + "\n")
+        elif topics or not isinstance(event.data, Heartbeat):
+            text, style = describe(event)
+            if console is None:
+                out.write(text + "\n")
+            else:
+                console.print(Text(text, style), soft_wrap=True)
+
+    return show
+
+
+def describe(event: Event) -> tuple[str, str]:
+    """An event as one line for people (local time) and the style that it is shown in."""
+    clock = datetime.fromisoformat(event.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    match event.data:
+        case Defect() as data:
+            text, style = _defect(data)
+        case Gap() as data:
+            text, style = _gap(data)
+        case CoilEvent() as data:
+            text, style = f"---- coil {data.coil} {data.phase} at encoder count {data.encoder_count} ----", "bold cyan"
+        case State() as data:
+            style = "green" if data.state in {"ok", "up", "running"} else "bold yellow"
+            text = f"state: {data.part} is {data.state}" + (f": {data.detail}" if data.detail else "")
+        case Heartbeat() as data:
+            text, style = _heartbeat(data), "dim"
+    return _safe(f"{clock}  {text}"), style
+
+
+def _defect(data: Defect) -> tuple[str, str]:
+    where = f"{data.position_mm.along / 1000:10.3f} m  across {data.position_mm.across:6.0f} mm"
+    what = f"{data.defect_class.number} {data.defect_class.name:<14} {data.severity.upper():<9}"
+    size = f"{data.size_mm.along:.1f} x {data.size_mm.across:.1f} mm"
+    style = {"critical": "bold red", "major": "yellow"}.get(data.severity, "")
+    return f"{data.camera:<10} coil {data.coil:<10} {where}  {what} size {size:<18} score {data.score:.2f}", style
+
+
+def _gap(data: Gap) -> tuple[str, str]:
+    start, end = data.along_mm.start / 1000, data.along_mm.end / 1000
+    why = f"{data.reason}: {data.detail}" if data.detail else str(data.reason)
+    source = f" {data.source}" if data.source else ""
+    text = (
+        f"{start:10.3f} m  !!! GAP: {end - start:.3f} m NOT INSPECTED, to {end:.3f} m, {data.frames} frame(s){source}"
+    )
+    return f"{data.camera:<10} coil {data.coil:<10} {text} ({why})", "bold white on red"
+
+
+def _heartbeat(data: Heartbeat) -> str:
+    cameras = [f"{name} {c.inspected} inspected {sum(c.lost.values())} lost" for name, c in data.cameras.items()]
+    missed = [f"{count} undelivered by {sink}" for sink, count in data.undelivered.items() if count]
+    return f"heartbeat: {data.state}, coil {data.coil}; " + "; ".join([*cameras, *missed])
+
+
+def _teller(err: TextIO) -> Callable[[Sequence[str]], None]:
+    console = Console(file=err, highlight=False)
+
+    def tell(notes: Sequence[str]) -> None:
+        for note in notes:
+            console.print(Text(f"inspector listen: {_safe(note)}", "bold red"), soft_wrap=True)
+
+    return tell
+
+
+def _safe(text: str) -> str:
+    """Names come from outside: nothing in them may steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -1,0 +1,383 @@
+"""Every metric of the daemon, once: the table is `Metrics.__init__`, and the handbook's is made from it.
+
+    python -m inspector.metrics        # the table as Markdown
+
+Names start with `inspector_`; units are base units; a counter ends in `_total`; what is unknown is NaN or absent,
+never a magic number; nothing is averaged here, a query does that. Label sets whose values are known at start exist
+from the start with 0, so that a first loss is a rise and not a new series. Hot paths use the handles that
+`camera()`, `stage()` and `sink()` give: their labels are looked up once.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from math import nan
+from typing import Protocol, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
+
+from inspector import __version__
+from inspector.records import Reason
+
+PREFIX = "inspector"
+
+AGE_EDGES_S = (
+    0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02,
+    0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5,
+)  # fmt: skip
+"""Seconds. The edges lie on the objectives, so that "share within the objective" is read and not interpolated."""
+
+BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64)
+"""Frames."""
+
+LOST_AT: Mapping[Reason, str] = {
+    Reason.UNREADABLE: "camera",
+    Reason.MISSING: "camera",
+    Reason.OVERRUN: "camera",
+    Reason.CAMERA_DOWN: "camera",
+    Reason.OVERLOAD: "capture",
+    Reason.CRASH: "restart",
+    Reason.ABORTED: "line",
+}
+"""The stage that loses frames for each reason, where the caller knows no better."""
+
+
+class Undelivered(StrEnum):
+    """Why a sink did not take an event (which is in the journal all the same). Closed: it labels a metric."""
+
+    REFUSED = "refused"
+    """The sink took the call and refused the event, such as a full pipe."""
+    QUEUE_FULL = "queue_full"
+    """The sink was too slow and its oldest waiting event was passed over."""
+    DOWN = "down"
+    """The sink was broken and had not been entered again yet."""
+
+
+class QueueStatistics(Protocol):
+    """What is read of a queue at scrape time; `channel.Statistics` is one."""
+
+    @property
+    def queued(self) -> int: ...
+
+    @property
+    def capacity(self) -> int: ...
+
+
+M = TypeVar("M", Counter, Gauge, Histogram, Info)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table: `name` as it is scraped."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    meaning: str
+
+
+class Metrics:
+    """The metrics of one daemon in one registry of their own.
+
+    Args:
+        registry: where to register; a new one when left out, so that tests and replays do not meet.
+        deadline_s: age from which a frame counts as late; None: none does.
+        process: add `process_*` (CPU, memory, open files) of this process.
+    """
+
+    def __init__(
+        self, registry: CollectorRegistry | None = None, *, deadline_s: float | None = None, process: bool = True
+    ) -> None:
+        # A `_created` series beside every counter would double the scrape for nothing.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry() if registry is None else registry
+        self.table: list[Row] = []
+        self._deadline_s = deadline_s
+        self._cameras: dict[str, CameraMetrics] = {}
+        self._sinks: dict[str, SinkMetrics] = {}
+        counter, gauge, histogram, info = self._counter, self._gauge, self._histogram, self._info
+
+        # ---- frames: captured + lost at the camera = issued; issued = inspected + lost + in flight
+        self.frames_captured = counter("frames_captured_total", "Frames that a camera delivered.", "camera")
+        self.frames_lost = counter(
+            "frames_lost_total", "Frames that were issued and not inspected.", "camera", "stage", "reason"
+        )
+        self.frames_inspected = counter("frames_inspected_total", "Frames whose verdict is final.", "camera")
+        self.frame_age = histogram(
+            "frame_age_seconds", "Age of a frame, from exposure to its events handed out.", AGE_EDGES_S, "camera"
+        )
+        self.deadline_missed = counter("deadline_missed_total", "Frames whose age was above the deadline.", "camera")
+        self.coverage = gauge(
+            "coverage_ratio", "Inspected of all frames settled in this run; NaN before the first.", "camera"
+        )
+        self.strip_inspected = counter("strip_inspected_metres_total", "Length of strip inspected.", "camera")
+
+        # ---- cameras
+        self.camera_up = gauge("camera_up", "1 while the camera is open and delivers, else 0.", "camera")
+        self.camera_reopens = counter("camera_reopens_total", "Times that a dead camera was opened again.", "camera")
+        self.camera_packets_lost = counter(
+            "camera_packets_lost_total", "Network packets that the camera's driver missed.", "camera"
+        )
+
+        # ---- stages: items are frames up to grading, events from the journal on
+        self.stage_in = counter("stage_in_total", "Items that a stage took.", "stage")
+        self.stage_out = counter("stage_out_total", "Items that a stage handed on.", "stage")
+        self.stage_in_progress = gauge("stage_in_progress", "Items that a stage holds now.", "stage")
+        self.stage_batches = counter("stage_batches_total", "Batches that a stage finished.", "stage")
+        self.stage_busy = counter("stage_busy_seconds_total", "Time that a stage's threads spent working.", "stage")
+        self.stage_last_success = gauge(
+            "stage_last_success_timestamp_seconds", "Unix time of the last finished batch; absent before.", "stage"
+        )
+        self.queue_items = gauge("queue_items", "Items that wait in a queue.", "queue")
+        self.queue_capacity = gauge("queue_capacity_items", "Items that a queue holds at most.", "queue")
+        self.pool_slots_in_use = gauge("pool_slots_in_use", "Frame buffers that hold a frame now.")
+        self.pool_slots = gauge("pool_slots", "Frame buffers there are.")
+
+        # ---- networks
+        self.batch_size = histogram("batch_size_frames", "Frames that went through the networks together.", BATCH_EDGES)
+        self.tiles_gated = counter("gate_tiles_total", "Tiles that the gate judged.")
+        self.gate_passed = counter("gate_passed_total", "Tiles that the gate let through to the types.")
+        self.tiles_segmented = counter("segmenter_tiles_total", "Tiles that a segmenter was asked.", "defect_class")
+        self.engine = info("engine", "1 for each network in use.", "model", "digest", "runtime", "precision")
+
+        # ---- events
+        self.defects = counter("defects_total", "Defect events.", "defect_class", "severity")
+        self.gaps = counter("gaps_total", "Gap events: strip that was not inspected.", "reason")
+        self.events_published = counter("events_published_total", "Events that a sink took.", "sink")
+        self.events_undelivered = counter(
+            "events_undelivered_total", "Events that a sink did not take; the journal has them.", "sink", "reason"
+        )
+
+        # ---- journal
+        self.journal_bytes = gauge("journal_bytes", "Size of the journal's files; NaN while it cannot be read.")
+        self.journal_pending = gauge("journal_pending_events", "Events that wait to become durable.")
+        self.journal_unjournalled = counter(
+            "journal_unjournalled_total", "Events given up because the journal could not be written for too long."
+        )
+        self.journal_failures = counter("journal_commit_failures_total", "Commits that failed and are tried again.")
+        self.journal_commit = histogram("journal_commit_seconds", "Time of one durable commit.", AGE_EDGES_S)
+
+        # ---- the daemon
+        self.ready = gauge("ready", "1 while /readyz says 200: models warm and every camera in, else 0.")
+        self.build = info("build", "1; what runs here.", "version", "python")
+        self.build.labels(__version__, platform.python_version()).info({})
+        if process:
+            ProcessCollector(registry=self.registry)
+
+    # ---------------------------------------------------------------- what is known at start
+
+    def for_cameras(self, names: Iterable[str]) -> None:
+        """Series of these cameras exist from now on, at 0."""
+        for name in names:
+            self.camera(name)
+        for reason in Reason:
+            self.gaps.labels(reason)
+
+    def for_sinks(self, labels: Iterable[str]) -> None:
+        """Series of these sinks exist from now on, at 0."""
+        for label in labels:
+            self.sink(label)
+
+    def for_defects(self, class_names: Iterable[str], severities: Sequence[str]) -> None:
+        """Series of these classes, by severity, exist from now on, at 0."""
+        for name in class_names:
+            self.tiles_segmented.labels(name)
+            for severity in severities:
+                self.defects.labels(name, severity)
+
+    def engines(self, digests: Mapping[str, str], runtime: str, precision: str) -> None:
+        """The networks in use: name -> SHA-256. Those named before are gone."""
+        self.engine.clear()
+        for model, digest in digests.items():
+            self.engine.labels(model, digest, runtime, precision).info({})
+
+    # ---------------------------------------------------------------- handles with their labels bound
+
+    def camera(self, name: str) -> CameraMetrics:
+        """The metrics of one camera; the same handle every time."""
+        if name not in self._cameras:
+            self._cameras[name] = CameraMetrics(self, name)
+        return self._cameras[name]
+
+    def stage(self, name: str) -> StageMetrics:
+        """The metrics of one stage; several workers may share a handle."""
+        return StageMetrics(self, name)
+
+    def sink(self, label: str) -> SinkMetrics:
+        """The metrics of one sink; the same handle every time."""
+        if label not in self._sinks:
+            self._sinks[label] = SinkMetrics(self, label)
+        return self._sinks[label]
+
+    # ---------------------------------------------------------------- read at scrape time
+
+    def watch_queue(self, name: str, statistics: Callable[[], QueueStatistics]) -> None:
+        """Show a queue; `statistics` is called by the scraping thread."""
+        self.queue_items.labels(name).set_function(lambda: statistics().queued)
+        self.queue_capacity.labels(name).set_function(lambda: statistics().capacity)
+
+    def watch_pool(self, slots: int, in_use: Callable[[], int]) -> None:
+        """Show the frame pool; `in_use` is called by the scraping thread."""
+        self.pool_slots.set(slots)
+        self.pool_slots_in_use.set_function(in_use)
+
+    def watch_journal(self, size_bytes: Callable[[], int], pending: Callable[[], int]) -> None:
+        """Show the journal; both are called by the scraping thread."""
+        self.journal_bytes.set_function(lambda: _or_nan(size_bytes))
+        self.journal_pending.set_function(pending)
+
+    # ---------------------------------------------------------------- per batch
+
+    def ages(self, frames: Iterable[tuple[str, int]], now_ns: int) -> None:
+        """Book the age of frames (camera, exposure) whose events went out at `now_ns`, both on the same clock.
+
+        A clock that was set back counts as age 0: a negative one would make the histogram's sum fall.
+        """
+        for camera, exposed_ns in frames:
+            self.camera(camera).aged(max(0, now_ns - exposed_ns) * 1e-9, self._deadline_s)
+
+    def cascaded(self, frames: int, tiles: int, passed: int, segmented: Mapping[str, int]) -> None:
+        """Book a batch that went through the networks; `segmented` is tiles by class name."""
+        self.batch_size.observe(frames)
+        self.tiles_gated.inc(tiles)
+        self.gate_passed.inc(passed)
+        for name, count in segmented.items():
+            self.tiles_segmented.labels(name).inc(count)
+
+    # ---------------------------------------------------------------- making the table
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return self._add(
+            Counter(name, meaning, labels, namespace=PREFIX, registry=self.registry), name, meaning, labels
+        )
+
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return self._add(Gauge(name, meaning, labels, namespace=PREFIX, registry=self.registry), name, meaning, labels)
+
+    def _histogram(self, name: str, meaning: str, edges: Sequence[float], *labels: str) -> Histogram:
+        made = Histogram(name, meaning, labels, namespace=PREFIX, registry=self.registry, buckets=edges)
+        return self._add(made, name, meaning, labels)
+
+    def _info(self, name: str, meaning: str, *labels: str) -> Info:
+        made = Info(name, meaning, labels, namespace=PREFIX, registry=self.registry)
+        return self._add(made, f"{name}_info", meaning, labels)
+
+    def _add(self, metric: M, name: str, meaning: str, labels: tuple[str, ...]) -> M:
+        self.table.append(Row(f"{PREFIX}_{name}", type(metric).__name__.lower(), labels, meaning))
+        return metric
+
+
+class CameraMetrics:
+    """One camera's metrics. Counters may be used from any thread."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self.captured = metrics.frames_captured.labels(name)
+        self.inspected = metrics.frames_inspected.labels(name)
+        self.age = metrics.frame_age.labels(name)
+        self.deadline_missed = metrics.deadline_missed.labels(name)
+        self.strip_metres = metrics.strip_inspected.labels(name)
+        self.up = metrics.camera_up.labels(name)
+        self.reopens = metrics.camera_reopens.labels(name)
+        self.packets_lost = metrics.camera_packets_lost.labels(name)
+        self._name, self._frames_lost = name, metrics.frames_lost
+        self._lost = {(stage, reason): self._lost_series(stage, reason) for reason, stage in LOST_AT.items()}
+        metrics.coverage.labels(name).set_function(self.coverage)
+
+    def lost(self, reason: Reason, count: int = 1, stage: str | None = None) -> None:
+        """Book `count` lost frames; `stage` where it is another than the usual one of this reason."""
+        key = (stage or LOST_AT[reason], reason)
+        series = self._lost.get(key)
+        if series is None:
+            series = self._lost[key] = self._lost_series(*key)
+        series.inc(count)
+
+    def aged(self, seconds: float, deadline_s: float | None) -> None:
+        """Book the age of one frame."""
+        self.age.observe(seconds)
+        if deadline_s is not None and seconds > deadline_s:
+            self.deadline_missed.inc()
+
+    def coverage(self) -> float:
+        """Inspected of all settled frames, 0..1; NaN before the first."""
+        inspected = _value(self.inspected)
+        settled = inspected + sum(_value(series) for series in list(self._lost.values()))
+        return inspected / settled if settled else nan
+
+    def _lost_series(self, stage: str, reason: Reason) -> Counter:
+        return self._frames_lost.labels(self._name, stage, reason)
+
+
+class StageMetrics:
+    """One stage's metrics: `began` when it takes items, `ended` when a batch of them is handed on."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self._name = name
+        self._in = metrics.stage_in.labels(name)
+        self._out = metrics.stage_out.labels(name)
+        self._in_progress = metrics.stage_in_progress.labels(name)
+        self._batches = metrics.stage_batches.labels(name)
+        self._busy = metrics.stage_busy.labels(name)
+        self._all_last_success = metrics.stage_last_success
+        self._last_success: Gauge | None = None  # "never" is an absent series, not a 0 from 1970
+
+    def began(self, items: int = 1) -> None:
+        """The stage took `items`."""
+        self._in.inc(items)
+        self._in_progress.inc(items)
+
+    def ended(self, items: int = 1, *, out: int | None = None, busy_s: float = 0.0) -> None:
+        """A batch of `items` is done and `out` of them (all, when left out) went on; it took `busy_s` seconds."""
+        self._in_progress.dec(items)
+        self._out.inc(items if out is None else out)
+        self._batches.inc()
+        self._busy.inc(busy_s)
+        if self._last_success is None:
+            self._last_success = self._all_last_success.labels(self._name)
+        self._last_success.set(time.time())
+
+
+class SinkMetrics:
+    """One sink's metrics."""
+
+    def __init__(self, metrics: Metrics, label: str) -> None:
+        self.published = metrics.events_published.labels(label)
+        self._undelivered = {reason: metrics.events_undelivered.labels(label, reason) for reason in Undelivered}
+
+    def undelivered(self, reason: Undelivered, count: int = 1) -> None:
+        """Book `count` events that the sink did not take."""
+        self._undelivered[reason].inc(count)
+
+
+def _value(series: Counter) -> float:
+    return next(iter(series.collect())).samples[0].value
+
+
+def _or_nan(read: Callable[[], float]) -> float:
+    """A file that cannot be looked at must not cost the whole scrape."""
+    try:
+        return read()
+    except OSError:
+        return nan
+
+
+def markdown() -> str:
+    """The table for the handbook."""
+    rows = Metrics(process=False).table
+    lines = [f"| `{r.name}` | {r.kind} | {', '.join(r.labels) or '-'} | {r.meaning} |" for r in rows]
+    return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *lines, ""])
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,159 @@
+"""A pack of engines: `manifest.yaml`, the ONNX files it names, and proof that they are the ones it means.
+
+The contract of the networks (all: input `frames`, uint8 [batch, 1, tile height, tile width], raw grey):
+
+    gate        -> `score`        float32 [batch]         probability that the tile shows any defect
+    types       -> `scores`       float32 [batch, C]      probability of each class, in the manifest's order
+    segmenters  -> `probability`  uint8 [batch, tile height, tile width], 255 = certain
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from inspector.errors import PackError
+
+FORMAT = 1
+MANIFEST = "manifest.yaml"
+
+
+class TileSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every network of the pack takes, px: `height` along the strip, `width` across it."""
+
+    height: int
+    width: int
+
+
+class ClassName(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    number: int
+    name: str
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Model 1: defective or not."""
+
+    file: str
+    sha256: str
+    threshold: float
+    """A tile goes on when its score is at least this, 0..1."""
+    figures: dict[str, Any] = {}
+    """What the network was measured at, and on what."""
+
+
+class Types(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Model 2: which of the defect classes."""
+
+    file: str
+    sha256: str
+    thresholds: dict[int, float]
+    """Class number -> score from which the class is believed without more."""
+    floors: dict[int, float]
+    """Class number -> score below which its segmenter is not asked."""
+    figures: dict[str, Any] = {}
+
+
+class Segmenter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Models 3 to 6: where, one for each class."""
+
+    class_number: int
+    file: str
+    sha256: str
+    threshold: float
+    """A pixel is defect when its probability is at least this, 0..1."""
+    minimum_area_px: int
+    """Smaller components are not reported."""
+    figures: dict[str, Any] = {}
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`manifest.yaml`, closed."""
+
+    format: int
+    name: str
+    version: str
+    description: str = ""
+    tile: TileSize
+    classes: list[ClassName]
+    gate: Gate
+    types: Types
+    segmenters: list[Segmenter]
+    veto_area_factor: float = 3.0
+    """Soft veto: how many times the minimum area a class needs whose type score is only at its floor."""
+
+
+class Pack(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified pack."""
+
+    folder: Path
+    manifest: Manifest
+    digest: str
+    """SHA-256 of the manifest, which names the SHA-256 of every network: it identifies all six."""
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        return {entry.number: entry.name for entry in self.manifest.classes}
+
+    def networks(self) -> dict[str, tuple[Path, str]]:
+        """Network name -> (file, SHA-256): `gate`, `types`, `segment_<class number>`."""
+        found = {
+            "gate": (self.folder / self.manifest.gate.file, self.manifest.gate.sha256),
+            "types": (self.folder / self.manifest.types.file, self.manifest.types.sha256),
+        }
+        for part in self.manifest.segmenters:
+            found[f"segment_{part.class_number}"] = (self.folder / part.file, part.sha256)
+        return found
+
+
+def load(folder: Path) -> Pack:
+    """Read and verify a pack.
+
+    Raises:
+        PackError: the folder, the manifest or a network is missing, altered or contradicts itself.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise PackError(f"{path}: no such file. Name a folder that holds a {MANIFEST}, such as engines/severstal")
+    raw = path.read_bytes()
+    try:
+        manifest = msgspec.convert(yaml.safe_load(raw), Manifest, strict=False)
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise PackError(f"{path}: {error}. Export the pack again, or mend this key") from None
+    _check_sense(path, manifest)
+    pack = Pack(folder=folder, manifest=manifest, digest="sha256:" + hashlib.sha256(raw).hexdigest())
+    for name, (file, digest) in pack.networks().items():
+        _verify(name, file, digest)
+    return pack
+
+
+def _check_sense(path: Path, manifest: Manifest) -> None:
+    if manifest.format != FORMAT:
+        raise PackError(f"{path}: format {manifest.format}, this version reads {FORMAT}. Export the pack again")
+    numbers = {entry.number for entry in manifest.classes}
+    if len(numbers) != len(manifest.classes) or not numbers:
+        raise PackError(f"{path}: classes must be named once each, and there must be one at least")
+    for key, named in (
+        ("types.thresholds", set(manifest.types.thresholds)),
+        ("types.floors", set(manifest.types.floors)),
+        ("segmenters", {part.class_number for part in manifest.segmenters}),
+    ):
+        if named != numbers:
+            raise PackError(f"{path}: {key} names classes {sorted(named)}, classes names {sorted(numbers)}")
+    if manifest.tile.height < 1 or manifest.tile.width < 1:
+        raise PackError(f"{path}: tile must be at least 1 x 1 px")
+
+
+def _verify(name: str, file: Path, expected: str) -> None:
+    try:
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PackError(f"{file}: cannot read network {name}: {error.strerror}. Restore the pack's files") from None
+    if found != expected.removeprefix("sha256:"):
+        raise PackError(
+            f"{file}: network {name} was altered: its SHA-256 is {found[:12]}..., the manifest names "
+            f"{expected.removeprefix('sha256:')[:12]}.... Restore the file, or export the pack again"
+        )

@@ -1,0 +1,277 @@
+"""Graded -> journal -> sinks: an event is durable before anybody hears of it.
+
+Everything that waits is committed in one transaction. Clean strip alone is not worth a transaction for each batch:
+its fates are committed every COMMIT_S seconds, together with the next defect at the latest. When the journal cannot
+be written (a full disk) the line goes on: events are sent marked by a state event, and kept to be journalled later.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from inspector.channel import Channel
+from inspector.errors import JournalError, SinkError
+from inspector.journal import Journal
+from inspector.ledger import Ledger
+from inspector.metrics import Metrics, Undelivered
+from inspector.records import Defect, Draft, Event, Gap, Graded, Heartbeat, State
+from inspector.sinks import Sink
+from inspector.tally import Tally
+
+log = logging.getLogger(__name__)
+
+COMMIT_S = 0.1
+RETRY_S = 1.0
+
+
+class Publish:
+    """The journal's one writer."""
+
+    def __init__(
+        self,
+        line: str,
+        journal: Journal,
+        ledger: Ledger,
+        outboxes: Mapping[str, Channel[Event]],
+        status: Callable[[], tuple[str, str]],
+        heartbeat_s: float,
+        metrics: Metrics,
+        must_journal: bool,
+    ) -> None:
+        self._line = line
+        self._journal = journal
+        self._ledger = ledger
+        self._outboxes = outboxes
+        self._status = status
+        self._heartbeat_s = heartbeat_s
+        self._metrics = metrics
+        self._must_journal = must_journal
+        self._states: deque[Draft] = deque(maxlen=1000)
+        self._beat_at = time.monotonic()
+        self._commit_at = time.monotonic()
+        self._dirty = False
+        self._healthy = True
+        self._undelivered: dict[str, int] = dict.fromkeys(outboxes, 0)
+        self.tally = Tally()
+        self.down: dict[str, str] = {}
+        """Parts whose last state was `down`, and why."""
+
+    @property
+    def healthy(self) -> bool:
+        """The last commit succeeded."""
+        return self._healthy
+
+    def say(self, part: str, state: str, detail: str) -> None:
+        """A part of the line changed its state; from any thread, published with the next batch."""
+        if state == "down":
+            self.down[part] = detail
+        else:
+            self.down.pop(part, None)
+        self._states.append(
+            Draft(f"state/v1/{self._line}/", time.time_ns(), State(part=part, state=state, detail=detail))
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for outbox in self._outboxes.values():
+            outbox.close()
+
+    def wait_s(self) -> float:
+        due = min(self._beat_at, self._commit_at) if self._dirty else self._beat_at
+        return max(0.0, due - time.monotonic())
+
+    def work(self, item: Graded | None) -> Iterator[None]:
+        """Journals and sends; gives nothing on."""
+        states = [self._states.popleft() for _ in range(len(self._states))]
+        gathered = ([item] if item is not None else []) + ([Graded(drafts=states)] if states else [])
+        events = self._journal.append(gathered) if gathered else []
+        self._dirty = self._dirty or bool(gathered)
+        if events or (self._dirty and time.monotonic() >= self._commit_at):
+            self._commit()
+        self._send(events)
+        if item is not None:
+            self._count(item)
+        if time.monotonic() >= self._beat_at:
+            self._heartbeat()
+        yield from ()
+
+    def finish(self) -> Iterator[None]:
+        """The last fates and events."""
+        yield from self.work(None)
+        self._commit_at = 0.0
+        self._commit()
+        self._heartbeat()
+
+    def _commit(self) -> None:
+        if not self._healthy and time.monotonic() < self._commit_at:
+            return
+        start = time.perf_counter()
+        try:
+            self._journal.commit(self._ledger.issued())
+        except JournalError as error:
+            if self._must_journal:
+                raise
+            self._commit_at = time.monotonic() + RETRY_S
+            self._metrics.journal_failures.inc()
+            self._turn(False, str(error))
+            return
+        self._metrics.journal_commit.observe(time.perf_counter() - start)
+        self._dirty = False
+        self._commit_at = time.monotonic() + COMMIT_S
+        self._turn(True, "")
+
+    def _turn(self, healthy: bool, detail: str) -> None:
+        if healthy is self._healthy:
+            return
+        self._healthy = healthy
+        if healthy:
+            log.warning("the journal can be written again")
+        else:
+            log.error("journal: %s; the line goes on, events wait in memory", detail)
+        self.say("journal", "ok" if healthy else "degraded", detail)
+
+    def _send(self, events: Sequence[Event]) -> None:
+        for event in events:
+            for outbox in self._outboxes.values():
+                while not outbox.put(event, RETRY_S):
+                    pass
+
+    def sent(self, sink: str, sent: int, refused: int, reason: str) -> None:
+        """What a sink made of events; from the sinks' threads."""
+        books = self._metrics.sink(sink)
+        if sent:
+            books.published.inc(sent)
+        if refused:
+            self._undelivered[sink] += refused
+            books.undelivered(Undelivered(reason), refused)
+
+    def _count(self, item: Graded) -> None:
+        for settled in item.settled:
+            books, count = self._metrics.camera(settled.camera), settled.last - settled.first + 1
+            if settled.reason is None:
+                books.inspected.inc(count)
+                books.strip_metres.inc(settled.length_mm / 1000)
+            else:
+                books.lost(settled.reason, count)
+        for draft in item.drafts:
+            if isinstance(draft.data, Defect):
+                self._metrics.defects.labels(draft.data.defect_class.name, draft.data.severity).inc()
+            elif isinstance(draft.data, Gap):
+                self._metrics.gaps.labels(draft.data.reason).inc()
+        now = time.time_ns()
+        self._metrics.ages(item.born, now)
+        self.tally.add(item, now)
+
+    def _heartbeat(self) -> None:
+        self._beat_at = time.monotonic() + self._heartbeat_s
+        state, coil = self._status()
+        data = Heartbeat(
+            state=state,
+            coil=coil,
+            high_water=self._journal.high_water(),
+            cameras=self._ledger.totals(),
+            undelivered=dict(self._undelivered),
+        )
+        beat = self._journal.identify(Draft(f"heartbeat/v1/{self._line}/", time.time_ns(), data))
+        self._send([beat])
+
+
+class Deliver:
+    """One sink and its thread. A broken sink is entered again; what it missed is counted, and is in the journal."""
+
+    def __init__(self, name: str, sink: Sink, must_deliver: bool, on_sent: Callable[[int, int, str], None]) -> None:
+        self._name = name
+        self._sink = sink
+        self._must_deliver = must_deliver
+        self._on_sent = on_sent
+        self._entered = False
+        self._enter_at = 0.0
+
+    def __enter__(self) -> Self:
+        self._enter()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._exit()
+
+    def wait_s(self) -> float:
+        return RETRY_S
+
+    def work(self, item: Event | None) -> Iterator[None]:
+        if item is not None:
+            self._deliver(item)
+        yield from ()
+
+    def finish(self) -> Iterator[None]:
+        yield from ()
+
+    def _deliver(self, event: Event) -> None:
+        """(sent, refused, reason) go to `on_sent`."""
+        if not self._entered and time.monotonic() >= self._enter_at:
+            self._enter()
+        if not self._entered:
+            self._on_sent(0, 1, "down")
+            return
+        try:
+            refused = self._sink.send([event])
+        except SinkError as error:
+            if self._must_deliver:
+                raise
+            log.error("sink %s: %s; its events are in the journal", self._name, error)
+            self._exit()
+            self._on_sent(0, 1, "down")
+            return
+        if refused and self._must_deliver:
+            raise SinkError(f"sink {self._name} refused an event")
+        self._on_sent(1 - refused, refused, "refused")
+
+    def _enter(self) -> None:
+        self._enter_at = time.monotonic() + RETRY_S
+        try:
+            self._sink.__enter__()
+        except SinkError as error:
+            if self._must_deliver:
+                raise
+            log.error("sink %s cannot be opened: %s", self._name, error)
+            return
+        self._entered = True
+
+    def _exit(self) -> None:
+        if self._entered:
+            self._entered = False
+            self._sink.__exit__(None, None, None)
+
+
+class Serve:
+    """A server as a source: the monitor runs in a worker like everything else."""
+
+    def __init__(self, serve: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        self._serve = serve
+        self._stop = stop
+
+    @property
+    def ended(self) -> bool:
+        return self._stop.is_set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def work(self) -> Iterator[None]:
+        self._serve(self._stop)
+        yield from ()

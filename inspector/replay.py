@@ -1,0 +1,159 @@
+"""`inspector replay`: a folder of pictures, a video or a recording through the same line, without losing a frame."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from inspector import journal
+from inspector.config import Config, convert
+from inspector.pipeline import Line, build
+from inspector.records import Defect
+from inspector.report import CoilReport, Piece, Throughput, render
+from inspector.report.journalled import RunFacts, gather
+from inspector.service import stopped_by_signals, watch
+from inspector.watching import Screen, console, summary, totals
+
+CAMERA = "replay"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    sources: Sequence[Path]
+    pack: Path
+    events: Path | None = None
+    report: Path | None = None
+    journal: Path | None = None
+    contiguous: bool = False
+    frame_lines: int | None = None
+    coil: str = "replay"
+    batch: int = 4
+    pitch_mm: float = 0.5
+
+
+def replay(request: Request) -> int:
+    """Inspect the sources to their end; prints a summary. Returns the exit code.
+
+    Raises:
+        ConfigError: a source, the pack or a target file cannot be used.
+    """
+    stop = threading.Event()
+    with ExitStack() as held:
+        held.enter_context(stopped_by_signals(stop))
+        path = request.journal
+        if path is None:
+            path = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="inspector-"))) / "journal.db"
+        config = configuration(request, path)
+        started_ns, started = time.time_ns(), time.monotonic()
+        screen_console = console()
+        with build(config) as line:
+            total = getattr(line.cameras[CAMERA], "total_frames", None)
+            metres = line.pack.manifest.tile.height * request.pitch_mm / 1000
+            with Screen("replay", total, metres, screen_console) as screen:
+                code = watch(line, stop, lambda: screen.refresh(line))
+            seconds = time.monotonic() - started
+        finished = _report(request, config, line, path, seconds, started_ns)
+        balanced = journal.audit(path).balanced
+    _summarise(request, line, finished, seconds, balanced)
+    return code if code else int(not balanced)
+
+
+def configuration(request: Request, path: Path) -> Config:
+    """The line that a replay runs: lossless, one camera, no network."""
+    sinks = (
+        [{"kind": "jsonl", "options": {"path": str(request.events.absolute()), "append": False}}]
+        if request.events
+        else []
+    )
+    options: dict[str, Any] = {"sources": [str(p) for p in request.sources], "contiguous": request.contiguous}
+    if request.frame_lines is not None:
+        options["frame_lines"] = request.frame_lines
+    raw = {
+        "line": {
+            "name": "replay",
+            "coil": request.coil,
+            "when_full": "wait",
+            "queue": 8,
+            "mm_per_count": request.pitch_mm,
+        },
+        "pack": str(request.pack),
+        "cameras": [
+            {
+                "name": CAMERA,
+                "kind": "replay",
+                "options": options,
+                "pitch_mm": {"along": request.pitch_mm, "across": request.pitch_mm},
+            }
+        ],
+        "batch": {"size": request.batch},
+        "journal": {"path": str(path.absolute()), "synchronous": request.journal is not None},
+        "sinks": sinks,
+        "monitor": None,
+    }
+    return convert(raw, Config)
+
+
+def _report(
+    request: Request, config: Config, line: Line, path: Path, seconds: float, started_ns: int
+) -> CoilReport | None:
+    sums = totals(line)
+    tally = line.publish.tally
+    length_mm = tally.inspected_mm.get(CAMERA, 0.0)
+    throughput = Throughput(
+        sums.inspected / seconds,
+        length_mm / 1000 / seconds * 60,
+        tally.ages.percentile_ms(50),
+        tally.ages.percentile_ms(99),
+        seconds,
+    )
+    facts = RunFacts(
+        epoch=line.journal.epoch,
+        width_px=tally.width_px,
+        length_mm=length_mm,
+        throughput=throughput,
+        runtime=line.runtime.name,
+        started_ns=started_ns,
+        ended_ns=time.time_ns(),
+        pieces=() if request.contiguous else [Piece(s.source, s.start_mm, s.end_mm) for s in tally.shown],
+    )
+    found = gather(path, config, line.pack, facts)
+    if request.report is not None:
+        render(found, request.report)
+    return found
+
+
+def _summarise(request: Request, line: Line, found: CoilReport | None, seconds: float, balanced: bool) -> None:
+    out = console()
+    sums = totals(line)
+    classes = Counter(
+        f"{f.event.data.defect_class.number} {f.event.data.defect_class.name}"
+        for f in (found.defects if found else ())
+        if isinstance(f.event.data, Defect)
+    )
+    lost = ", ".join(f"{count} {reason}" for reason, count in sorted(sums.by_reason.items()))
+    for gap in list(found.gaps if found else ())[:20]:
+        out.print(f"not inspected: {gap.source or gap.camera}: {gap.detail or gap.reason}", style="red", markup=False)
+    rows = [
+        (
+            "frames",
+            f"{sums.issued:,} issued = {sums.inspected:,} inspected + {sums.lost:,} lost"
+            + (f" ({lost})" if lost else ""),
+        ),
+        ("books", "balance" if balanced else "DO NOT BALANCE: run `inspector audit` on the journal"),
+        ("defects", ", ".join(f"{count:,} x {name}" for name, count in sorted(classes.items())) or "none"),
+        ("speed", f"{sums.inspected / seconds:,.1f} frames/s in {seconds:.1f} s on {line.runtime.name}"),
+        ("pack", f"{line.pack.manifest.name} {line.pack.manifest.version} {line.pack.digest[:19]}"),
+    ]
+    for name, target in (("events", request.events), ("report", request.report), ("journal", request.journal)):
+        if target is not None:
+            rows.append((name, str(target)))
+    summary(out, "", rows)

@@ -1,0 +1,136 @@
+"""The daemon around a line: signals, systemd, exit codes.
+
+0   drained and stopped as asked, or the strip ended
+1   a stage failed; systemd starts the daemon again
+78  the configuration is wrong (EX_CONFIG); systemd leaves it stopped
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from inspector import notify
+from inspector.config import load
+from inspector.errors import ConfigError, InspectorError
+from inspector.monitor import Health
+from inspector.pipeline import Line, build
+
+OK, FAILED, CONFIG = 0, 1, 78
+TICK_S = 0.2
+DRAIN_S = 30.0
+"""How long a stopping line may drain before the daemon gives it up."""
+STATUS_S = 5.0
+SWITCH_S = 0.0005
+"""How long a thread keeps the interpreter while another waits for it. Python's 5 ms is most of a network's time."""
+
+log = logging.getLogger(__name__)
+
+
+def run(path: Path) -> int:
+    """Run the line of a YAML file until SIGTERM or SIGINT, or until its strip ends."""
+    stop = threading.Event()
+    with stopped_by_signals(stop):
+        try:
+            with build(load(path)) as line:
+                _announce(line)
+                return watch(line, stop)
+        except ConfigError as error:
+            log.error("%s", error)
+            notify.status(f"configuration error: {error}")
+            return CONFIG
+        except InspectorError as error:
+            log.error("%s", error)
+            return FAILED
+
+
+def watch(line: Line, stop: threading.Event, tick: Callable[[], None] = lambda: None) -> int:
+    """Follow a started line to its end; `tick` is called a few times a second. Returns the exit code."""
+    speaker = _Speaker(line)
+    deadline = float("inf")
+    while line.running and time.monotonic() < deadline:
+        line.crew.join(TICK_S)
+        tick()
+        if stop.is_set() and not line.stop.is_set():
+            log.info("stopping: no new frames, draining the rest")
+            notify.stopping("draining")
+            line.stop.set()
+        if line.stop.is_set():
+            deadline = min(deadline, time.monotonic() + DRAIN_S)
+        speaker.speak(line.health())
+    return _outcome(line)
+
+
+class _Speaker:
+    """Tells systemd how the line is: ready once, a status line now and then, the watchdog only on progress."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        self._ready = False
+        self._status_at = 0.0
+        self._watchdog_s = notify.watchdog_interval_s()
+        self._watchdog_at = 0.0
+
+    def speak(self, health: Health) -> None:
+        now = time.monotonic()
+        if health.ready and not self._ready:
+            self._ready = True
+            log.info("ready: models are warm and every camera delivers")
+            notify.ready(health.status)
+        if now >= self._status_at:
+            self._status_at = now + STATUS_S
+            notify.status("; ".join([health.status, *health.reasons]))
+        if self._watchdog_s is not None and now >= self._watchdog_at and not self._line.crew.stalled(self._watchdog_s):
+            self._watchdog_at = now + self._watchdog_s
+            notify.progress(health.status)
+
+
+def _outcome(line: Line) -> int:
+    failure = line.crew.failure
+    if failure is not None:
+        name, error = failure
+        log.error("stage %s failed: %s", name, error, exc_info=_trace(error))
+        return CONFIG if isinstance(error, ConfigError) else FAILED
+    if line.running:
+        log.error("the line did not drain in %.0f s: %s", DRAIN_S, "; ".join(line.health().reasons))
+        return FAILED
+    log.info("ended: %s", line.health().status)
+    return OK
+
+
+def _trace(error: BaseException) -> BaseException | None:
+    """A trace helps where the error is not one that we word ourselves."""
+    return None if isinstance(error, InspectorError) else error
+
+
+def _announce(line: Line) -> None:
+    pack = line.pack.manifest
+    log.info("line %s: pack %s %s on %s", line.config.line.name, pack.name, pack.version, line.runtime.name)
+    if line.monitor is not None:
+        log.info("monitor on http://%s:%d", line.config.monitor.host if line.config.monitor else "", line.monitor.port)
+
+
+@contextmanager
+def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`; a second one ends the process at once, as people expect."""
+
+    def handle(number: int, _: object) -> None:
+        if stop.is_set():
+            signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+        for number, handler in before.items():
+            signal.signal(number, handler)

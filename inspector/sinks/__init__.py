@@ -1,0 +1,28 @@
+"""The sink seam. A sink is one module here, named by `kind:`, with closed `Options` and one `open()`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from inspector.records import Event
+
+
+class Sink(Protocol):
+    """Takes events that are already in the journal. Acquired on enter in the one thread that calls it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def send(self, events: Sequence[Event]) -> int:
+        """Deliver events in order; returns how many it refused. Must not wait for a slow receiver.
+
+        Success promises only that the sink took them, not that anybody received them.
+
+        Raises:
+            SinkError: the sink is broken; none of what follows will be taken until it is entered again.
+        """

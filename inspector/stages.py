@@ -1,0 +1,104 @@
+"""The four middle stages as a worker drives them: each a few lines around the class that does the work."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+from inspector.cascade import Cascade
+from inspector.grading import Grading
+from inspector.metrics import Metrics
+from inspector.pack import Pack
+from inspector.preprocess import Preprocess
+from inspector.records import Batch, Frame, Graded, Verdicts
+from inspector.runtimes import Runtime
+
+IDLE_S = 1.0
+
+
+class Idle:
+    """A stage that acquires nothing and has nothing to do between items."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def wait_s(self) -> float:
+        return IDLE_S
+
+
+class PreprocessStage(Idle):
+    """Frames -> batches, full or due."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self._preprocess = preprocess
+
+    def wait_s(self) -> float:
+        due_s = self._preprocess.due_in_s(time.monotonic_ns())
+        return IDLE_S if due_s is None else due_s
+
+    def work(self, frame: Frame | None) -> Iterator[Batch]:
+        if frame is not None:
+            batch = self._preprocess.add(frame)
+        else:
+            batch = self._preprocess.flush() if self.wait_s() <= 0 else None
+        if batch is not None:
+            yield batch
+
+    def finish(self) -> Iterator[Batch]:
+        batch = self._preprocess.flush()
+        if batch is not None:
+            yield batch
+
+
+class CascadeStage(Idle):
+    """Batches -> verdicts; several workers run side by side, each with a stream of its own."""
+
+    def __init__(self, pack: Pack, runtime: Runtime, merge_px: int, metrics: Metrics) -> None:
+        self._pack = pack
+        self._metrics = metrics
+        self._runtime = runtime
+        self._merge_px = merge_px
+
+    def __enter__(self) -> Self:
+        self._cascade = Cascade(self._pack, self._runtime.stream(), self._merge_px)
+        return self
+
+    def work(self, batch: Batch | None) -> Iterator[Verdicts]:
+        if batch is not None:
+            verdicts = self._cascade.judge(batch)
+            passed, segmented = self._cascade.passed, self._cascade.segmented
+            self._metrics.cascaded(len(batch.frames), len(batch.tiles), passed, segmented)
+            yield verdicts
+
+    def finish(self) -> Iterator[Verdicts]:
+        yield from ()
+
+
+class GradingStage(Idle):
+    """Verdicts, put back in order -> what the journal takes. What waits here is bounded by the frame pool."""
+
+    def __init__(self, grading: Grading, failed: Callable[[], bool]) -> None:
+        self._grading = grading
+        self._failed = failed
+        self._next = 0
+        self._early: dict[int, Verdicts] = {}
+
+    def work(self, verdicts: Verdicts | None) -> Iterator[Graded]:
+        if verdicts is not None:
+            self._early[verdicts.number] = verdicts
+        while self._next in self._early:
+            graded = self._grading.grade(self._early.pop(self._next))
+            self._next += 1
+            if graded:
+                yield graded
+
+    def finish(self) -> Iterator[Graded]:
+        """The end of the strip. After a failure the rest stays in flight: the journal books it as aborted."""
+        if not self._failed():
+            yield self._grading.finish()

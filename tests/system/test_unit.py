@@ -1,0 +1,70 @@
+"""What lies in deploy/ works: systemd takes the unit without a word, and the daemon takes the example."""
+
+from __future__ import annotations
+
+import configparser
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from inspector import adapters
+from inspector.config import load
+from inspector.notify import watchdog_interval_s
+from inspector.records import WhenFull
+
+DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+UNIT = DEPLOY / "inspector.service"
+PROGRAM = "/opt/inspector/bin/inspector"
+
+
+@pytest.fixture(scope="module")
+def service() -> configparser.SectionProxy:
+    unit = configparser.ConfigParser(interpolation=None, strict=True)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(UNIT)
+    return unit["Service"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_takes_the_unit_without_a_word(tmp_path: Path) -> None:
+    """verify exits with 0 on unknown keys, so its stderr must be empty too. It wants the program to exist."""
+    there = tmp_path / UNIT.name
+    there.write_text(UNIT.read_text().replace(PROGRAM, shutil.which("true") or "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(there)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_unit_keeps_its_promises(service: configparser.SectionProxy) -> None:
+    assert service["Type"] == "notify"
+    assert service["ExecStart"] == f"{PROGRAM} run /etc/inspector/line.yaml"
+    assert service["Restart"] == "on-failure"
+    assert service["RestartPreventExitStatus"] == "78"
+    assert float(service["RestartSec"]) < 3
+    assert service["StateDirectory"] == "inspector"
+    assert (watchdog_interval_s({"WATCHDOG_USEC": f"{service['WatchdogSec']}000000"}) or 0) >= 5
+    assert int(service["TimeoutStopSec"]) > 30  # the daemon itself gives up a drain after 30 s
+
+
+def test_the_example_is_a_whole_line() -> None:
+    config = load(DEPLOY / "line.yaml")
+    assert [camera.kind for camera in config.cameras] == ["synthetic"]
+    assert config.line.when_full is WhenFull.DROP_OLDEST
+    assert config.journal.path.is_relative_to("/var/lib/inspector")
+    assert config.monitor is not None
+    assert config.monitor.host == "127.0.0.1"
+
+
+def test_every_adapter_takes_the_examples_options() -> None:
+    config = load(DEPLOY / "line.yaml")
+    parts = [
+        *(("cameras", camera, f"cameras[{i}]") for i, camera in enumerate(config.cameras)),
+        *(("sinks", sink, f"sinks[{i}]") for i, sink in enumerate(config.sinks)),
+        ("runtimes", config.runtime, "runtime"),
+    ]
+    for seam, part, where in parts:
+        adapter = adapters.module(seam, part.kind, where)
+        assert adapters.options(adapter, part.options, f"{where}.options") is not None

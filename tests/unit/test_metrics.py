@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from math import isnan
+
+import pytest
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from inspector.channel import Channel
+from inspector.metrics import AGE_EDGES_S, LOST_AT, Metrics, Undelivered, markdown
+from inspector.records import Reason
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    made = Metrics(process=False)
+    made.for_cameras(["top1", "top2"])
+    made.for_sinks(["zeromq"])
+    made.for_defects(["pits", "scratch"], ["minor", "critical"])
+    return made
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"inspector_{name}", labels)
+
+
+def test_every_name_keeps_the_rules(metrics: Metrics) -> None:
+    for row in metrics.table:
+        assert row.name.startswith("inspector_")
+        assert row.name.endswith("_total") == (row.kind == "counter"), row
+        assert not re.search(r"_(ms|us|ns|millis\w*|percent|avg|average|mean|kib|mib|kilobytes)(_|$)", row.name), row
+        assert row.meaning.endswith("."), row
+    assert len({row.name for row in metrics.table}) == len(metrics.table)
+
+
+def test_what_is_scraped_is_what_the_table_says(metrics: Metrics) -> None:
+    scraped = list(text_string_to_metric_families(generate_latest(metrics.registry).decode()))
+    rows = {row.name.removesuffix("_total"): row for row in metrics.table}
+    assert {family.name for family in scraped} == set(rows)
+    for family in scraped:
+        row = rows[family.name]
+        assert family.type == ("gauge" if row.kind == "info" else row.kind)
+        for sample in family.samples:
+            assert set(sample.labels) - {"le"} == set(row.labels)
+            assert not sample.name.endswith("_created")
+
+
+def test_the_handbooks_table_comes_from_the_code() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "inspector.metrics"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == markdown()
+    assert "| `inspector_frames_lost_total` | counter | camera, stage, reason | " in done.stdout
+
+
+def test_known_label_sets_begin_at_zero(metrics: Metrics) -> None:
+    for camera in ("top1", "top2"):
+        assert value(metrics, "frames_captured_total", camera=camera) == 0
+        assert value(metrics, "camera_up", camera=camera) == 0
+        for reason in Reason:
+            assert value(metrics, "frames_lost_total", camera=camera, stage=LOST_AT[reason], reason=reason) == 0
+    for why in Undelivered:
+        assert value(metrics, "events_undelivered_total", sink="zeromq", reason=why) == 0
+    assert value(metrics, "defects_total", defect_class="pits", severity="critical") == 0
+
+
+def test_unknown_values_are_nan_or_absent(metrics: Metrics) -> None:
+    def gone() -> int:
+        raise FileNotFoundError("journal")
+
+    metrics.watch_journal(gone, lambda: 3)
+    metrics.stage("cascade")
+    coverage, size = value(metrics, "coverage_ratio", camera="top1"), value(metrics, "journal_bytes")
+    assert coverage is not None
+    assert isnan(coverage)
+    assert size is not None
+    assert isnan(size)
+    assert value(metrics, "journal_pending_events") == 3
+    assert value(metrics, "stage_last_success_timestamp_seconds", stage="cascade") is None
+
+
+def test_a_camera_is_one_handle_and_its_coverage_follows(metrics: Metrics) -> None:
+    camera = metrics.camera("top1")
+    assert metrics.camera("top1") is camera
+    camera.inspected.inc(6)
+    camera.lost(Reason.OVERLOAD)
+    camera.lost(Reason.OVERLOAD, 1, stage="cascade")
+    assert value(metrics, "frames_lost_total", camera="top1", stage="capture", reason="overload") == 1
+    assert value(metrics, "frames_lost_total", camera="top1", stage="cascade", reason="overload") == 1
+    assert value(metrics, "coverage_ratio", camera="top1") == 6 / 8
+
+
+def test_ages_fall_into_edges_that_lie_on_the_objectives() -> None:
+    metrics = Metrics(deadline_s=0.1, process=False)
+    now_ns = 10**12
+    metrics.ages(
+        [("top1", now_ns - 50_000_000), ("top1", now_ns - 100_000_000), ("top1", now_ns - 150_000_000)], now_ns
+    )
+    assert value(metrics, "frame_age_seconds_bucket", camera="top1", le="0.05") == 1
+    assert value(metrics, "frame_age_seconds_bucket", camera="top1", le="0.1") == 2
+    assert value(metrics, "frame_age_seconds_count", camera="top1") == 3
+    assert value(metrics, "deadline_missed_total", camera="top1") == 1
+    assert len(AGE_EDGES_S) == 18
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_age(metrics: Metrics) -> None:
+    metrics.ages([("top1", 2_000)], 1_000)
+    assert value(metrics, "frame_age_seconds_sum", camera="top1") == 0
+
+
+def test_a_stage_shared_by_workers(metrics: Metrics) -> None:
+    one, other = metrics.stage("cascade"), metrics.stage("cascade")
+    one.began(4)
+    other.began(2)
+    assert value(metrics, "stage_in_progress", stage="cascade") == 6
+    one.ended(4, busy_s=0.25)
+    other.ended(2, out=1)
+    assert value(metrics, "stage_in_progress", stage="cascade") == 0
+    assert value(metrics, "stage_in_total", stage="cascade") == 6
+    assert value(metrics, "stage_out_total", stage="cascade") == 5
+    assert value(metrics, "stage_batches_total", stage="cascade") == 2
+    assert value(metrics, "stage_busy_seconds_total", stage="cascade") == 0.25
+    assert (value(metrics, "stage_last_success_timestamp_seconds", stage="cascade") or 0) > 1.7e9
+
+
+def test_queues_and_the_pool_are_read_when_scraped(metrics: Metrics) -> None:
+    channel: Channel[int] = Channel(3)
+    in_use = [0]
+    metrics.watch_queue("frames", channel.statistics)
+    metrics.watch_pool(8, lambda: in_use[0])
+    channel.put(1, 0)
+    channel.put(2, 0)
+    in_use[0] = 5
+    assert value(metrics, "queue_items", queue="frames") == 2
+    assert value(metrics, "queue_capacity_items", queue="frames") == 3
+    assert value(metrics, "pool_slots_in_use") == 5
+    assert value(metrics, "pool_slots") == 8
+
+
+def test_a_new_pack_replaces_the_old_ones_engines(metrics: Metrics) -> None:
+    metrics.engines({"gate": "sha256:aa", "types": "sha256:bb"}, "onnxruntime 1.32 CPU", "float32")
+    metrics.engines({"gate": "sha256:cc"}, "onnxruntime 1.32 CPU", "float32")
+    told = [s.labels["digest"] for f in metrics.registry.collect() if f.name == "inspector_engine" for s in f.samples]
+    assert told == ["sha256:cc"]
+
+
+def test_a_batch_through_the_networks(metrics: Metrics) -> None:
+    metrics.cascaded(frames=4, tiles=8, passed=3, segmented={"pits": 2})
+    assert value(metrics, "batch_size_frames_bucket", le="4.0") == 1
+    assert value(metrics, "gate_tiles_total") == 8
+    assert value(metrics, "gate_passed_total") == 3
+    assert value(metrics, "segmenter_tiles_total", defect_class="pits") == 2
+    assert value(metrics, "segmenter_tiles_total", defect_class="scratch") == 0
+
+
+def test_a_sink(metrics: Metrics) -> None:
+    sink = metrics.sink("zeromq")
+    assert metrics.sink("zeromq") is sink
+    sink.published.inc(7)
+    sink.undelivered(Undelivered.REFUSED, 2)
+    assert value(metrics, "events_published_total", sink="zeromq") == 7
+    assert value(metrics, "events_undelivered_total", sink="zeromq", reason="refused") == 2
+
+
+def test_two_lines_in_one_process_do_not_meet() -> None:
+    one, other = Metrics(process=False), Metrics(process=False)
+    one.camera("top1").captured.inc()
+    other.for_cameras(["top1"])
+    assert value(other, "frames_captured_total", camera="top1") == 0
+
+
+def test_the_process_itself_is_shown_under_its_usual_names() -> None:
+    assert (Metrics().registry.get_sample_value("process_resident_memory_bytes") or 0) > 1e6
