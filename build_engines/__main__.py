@@ -40,9 +40,21 @@ def _add_train(commands: Any) -> None:
     command.add_argument("--extra", type=Path, action="append", default=[], help="one more folder, wholly for training")
     command.add_argument("--shapes", type=Path, help="mask_shapes.csv: real mask shapes to paint defects from")
     command.add_argument("--steps", type=int, default=2400, help="steps of the teacher; the others take their share")
+    _add_tile(command)
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--threads", type=int, default=2, help="CPU threads")
     command.add_argument("--device", default="cpu", help="cpu or cuda")
+
+
+def _add_tile(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--height", type=_side, default=256, help="tile along the strip, px, a multiple of 32")
+    command.add_argument("--width", type=_side, default=1600, help="tile across the strip, px, a multiple of 32")
+
+
+def _side(text: str) -> int:
+    if not text.isdigit() or int(text) < 32 or int(text) % 32:
+        raise argparse.ArgumentTypeError(f"{text}: not a multiple of 32 px. Frames of other sizes are padded or cut")
+    return int(text)
 
 
 def _add_export(commands: Any) -> None:
@@ -52,8 +64,7 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--pack", type=Path, required=True, help="folder to write, such as engines/severstal")
     command.add_argument("--version", default="1.0.0")
     command.add_argument("--names", type=Path, help="YAML with class number: name")
-    command.add_argument("--height", type=int, default=256, help="tile along the strip, px, a multiple of 32")
-    command.add_argument("--width", type=int, default=1600, help="tile across the strip, px, a multiple of 32")
+    _add_tile(command)
     command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to choose on")
     command.add_argument("--test", type=Path, action="append", default=[], help="one more folder to measure on")
 
@@ -83,6 +94,8 @@ def train(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         extra=tuple(arguments.extra),
         shapes=arguments.shapes,
+        height=arguments.height,
+        width=arguments.width,
         seed=arguments.seed,
         threads=arguments.threads,
         device=arguments.device,
@@ -99,9 +112,6 @@ def export(arguments: argparse.Namespace) -> None:
     from build_engines import packing
     from inspector.pack import TileSize
 
-    for name, value in (("--height", arguments.height), ("--width", arguments.width)):
-        if value < 32 or value % 32:
-            raise ConfigError(f"{name} {value}: must be a multiple of 32 px. Frames of other sizes are padded or cut")
     order = packing.Order(
         run=arguments.run,
         data=arguments.data,

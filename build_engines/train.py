@@ -70,6 +70,7 @@ class Settings:
     batch: int = 8
     height: int = 256
     width: int = 640
+    """Of the crops, px, multiples of 32."""
     rate: float = 1.5e-3
     seed: int = 1
     threads: int = 2
@@ -156,9 +157,15 @@ def prepare_feed(settings: Settings) -> Feed:
 
 
 def stint(name: str, settings: Settings, steps: int) -> Settings:
-    """The settings for one network, where the teacher is trained for `steps` steps."""
+    """The settings for one network, where the teacher is trained for `steps` steps; `settings.width` is the tile's."""
     own = STINTS[name.split("_")[0]]
-    return replace(settings, steps=max(1, round(steps * own.steps)), batch=own.batch, width=own.width, rate=own.rate)
+    return replace(
+        settings,
+        steps=max(1, round(steps * own.steps)),
+        batch=own.batch,
+        width=min(own.width, settings.width),
+        rate=own.rate,
+    )
 
 
 def _by(items: list[Any], key: Callable[[Any], int]) -> dict[int, list[Any]]:

@@ -143,9 +143,14 @@ def _replay(options: argparse.Namespace) -> int:
 
 
 def _listen(options: argparse.Namespace) -> int:
-    from inspector.listen import main as listen
+    import threading
 
-    return listen(options.address, options.topic, options.json)
+    from inspector.listen import listen
+    from inspector.service import stopped_by_signals
+
+    stop = threading.Event()
+    with stopped_by_signals(stop):
+        return listen(options.address, options.topic, options.json, sys.stdout, stop)
 
 
 def _audit(options: argparse.Namespace) -> int:

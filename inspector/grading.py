@@ -182,7 +182,8 @@ class Grading:
     def _begin(self, frame: Frame, track: _Track, graded: Graded) -> None:
         """The camera's first frame of this run."""
         track.piece = frame.piece
-        self._coils.begin(frame.encoder_count)
+        before = track.geometry.counts_of_lines(frame.pixels.shape[0] * (frame.sequence - track.next_sequence))
+        self._coils.begin(frame.encoder_count - before)
         resumed = self._resumed.pop(frame.camera, None)
         if resumed is None or (resumed.frames == 0 and frame.encoder_count <= resumed.end_count):
             return

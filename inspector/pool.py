@@ -55,7 +55,11 @@ class Pool:
                     return None
             buffer = self._free.pop()
         if buffer.size < height * width:
-            buffer = np.empty(height * width, dtype=np.uint8)
+            try:
+                buffer = np.empty(height * width, dtype=np.uint8)
+            except MemoryError:
+                self._give_back(buffer)
+                raise
         return Slot(self, buffer, height, width)
 
     def _give_back(self, buffer: NDArray[np.uint8]) -> None:

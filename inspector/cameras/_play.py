@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -105,22 +104,23 @@ def _bytes(path: Path) -> tuple[bytes, int]:
 
 
 def _capture(path: Path) -> cv2.VideoCapture:
-    """FFmpeg on the file; not OpenCV's other back ends, which would take a numbered picture for a series."""
+    """FFmpeg on the file; not OpenCV's other back ends, which would take a numbered picture for a series.
+
+    Not opened where the path is no file (a pipe would wait for its writer), or where FFmpeg refuses it.
+    """
     capture = cv2.VideoCapture()
     with suppress(cv2.error, UnicodeError):  # a name that is no UTF-8
-        capture.open(str(path), cv2.CAP_FFMPEG)
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        if path.is_file():
+            capture.open(str(path), cv2.CAP_FFMPEG)
+            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
     return capture
 
 
 def _video(reel: Reel, frame_lines: int | None) -> Shots:
-    capture = cv2.VideoCapture()
+    capture = _capture(reel.path)
     try:
-        status = reel.path.stat()
-        if stat.S_ISREG(status.st_mode):
-            capture = _capture(reel.path)
         if capture.isOpened():
-            yield from _frames(capture, reel, status, frame_lines)
+            yield from _frames(capture, reel, frame_lines)
         else:
             hint = f"{_pictures.AGAIN}, or store it as FFV1 in .avi or as pictures"
             yield Missed(reel.name, f"cannot be opened as a video; {hint}")
@@ -130,8 +130,9 @@ def _video(reel: Reel, frame_lines: int | None) -> Shots:
         capture.release()
 
 
-def _frames(capture: cv2.VideoCapture, reel: Reel, status: os.stat_result, frame_lines: int | None) -> Shots:
+def _frames(capture: cv2.VideoCapture, reel: Reel, frame_lines: int | None) -> Shots:
     """Every frame of a video, one behind the decoder: the last one of a file that is cut short may be torn."""
+    status = reel.path.stat()
     announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     if not 0 < announced <= status.st_size:
         announced = 1  # not known; a frame has at least one byte

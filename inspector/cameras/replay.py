@@ -14,7 +14,7 @@
   A recording keeps its own counts, moved on behind what was played before it.
 - Nothing depends on when it is played: the same files give the same frames, but for `monotonic_ns`.
 
-The raw format, and the Recorder that writes it, are in _recording.py. See DOMAIN words: lines, frame, piece.
+The raw format, and the Recorder that writes it, are in _recording.py.
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ BINS_ALONG = 135
 BINS_ACROSS = 50
 SHAPES = 8
 """Marks differ in shape and colour; both repeat, shifted, after this many classes."""
+THINNEST_GAP = 1.2
+"""A gap of one frame on 15 km of strip must still be seen."""
 MOST_GAPS = 1500
 """More gaps than these are drawn as one where they touch on the map."""
 
@@ -155,7 +157,7 @@ def _lane(chart: Chart, name: str, offset_mm: float, width_mm: float) -> Lane:
 
 def mark_radii(severities: int, marks: int) -> list[float]:
     """Radius by severity, most severe first; smaller where there are very many marks."""
-    crowd = min(1.0, max(0.55, math.sqrt(500 / max(marks, 1))))
+    crowd = min(1.0, max(0.45, math.sqrt(500 / max(marks, 1))))
     steps = max(severities - 1, 1)
     return [round((8.5 - 4.9 * rank / steps) * crowd, 2) for rank in range(severities)]
 
@@ -191,7 +193,7 @@ def _gaps(coil: CoilReport, chart: Chart) -> list[GapBar]:
         title = f"{gap.camera}: {gap.frames:,} frames not inspected, {gap.reason}" + (
             f" ({gap.source})" if gap.source else ""
         )
-        width = round(max(chart.x(gap.end_mm) - x, 2.5), 2)
+        width = round(max(chart.x(gap.end_mm) - x, THINNEST_GAP), 2)
         bars.append(GapBar(x, lane.y, width, lane.height, gap.start_mm, gap.end_mm, title))
     return bars
 

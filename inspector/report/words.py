@@ -96,10 +96,10 @@ def _notes(coil: CoilReport) -> list[str]:
     notes = [*_book_notes(coil), *_cover_notes(coil)]
     if coil.pieces:
         struck = len({finding.defect.source for finding in coil.defects})
-        notes.append(f"{counted(len(coil.pieces), 'picture')}, {count(max(0, len(coil.pieces) - struck))} without a defect")
-    if coil.defects and not coil.truth:
+        notes.append(f"{counted(len(coil.defects), 'defect')} in {count(struck)} of {counted(len(coil.pieces), 'picture')}")
+    elif coil.defects:
         rate = len(coil.defects) / max(coil.length_mm, 1.0) * 100_000
-        notes.append(f"{rate:,.1f} defects in 100 m of strip")
+        notes.append(f"{counted(len(coil.defects), 'defect')} in all, {rate:,.1f} in 100 m of strip")
     return notes
 
 
@@ -108,7 +108,7 @@ def _book_notes(coil: CoilReport) -> list[str]:
     return [
         f"{row.camera}: {counted(abs(row.difference), 'frame')} "
         + ("without a fate" if row.difference > 0 else "settled twice")
-        + ". Run `inspector audit` on the journal before trusting this report"
+        + ". Run inspector audit on the journal before you trust this report"
         for row in wrong
     ]
 

@@ -61,7 +61,7 @@ function jump(i) {
 // ---- the map
 const marks = $$("#marks .mark").map((use) => ({ use, row: D.rows[+use.dataset.i], y: use.dataset.y,
   radius: +/scale\(([\d.]+)/.exec(use.getAttribute("transform"))[1] }));
-const crowded = (count) => clamp(Math.sqrt(500 / Math.max(count, 1)), .55, 1);
+const crowded = (count) => clamp(Math.sqrt(500 / Math.max(count, 1)), .45, 1);
 function drawMap() {
   const [from, to] = view, k = D.plot / (to - from), x = (mm) => (mm - from) * k;
   const seen = marks.filter((mark) => {
@@ -71,9 +71,10 @@ function drawMap() {
     return is;
   });
   const swell = crowded(seen.length) / crowded(marks.length);
+  $("#marks").classList.toggle("crowded", seen.length > 1200);
   const shapes = [];
   for (const mark of seen) {
-    const shaped = seen.length <= 300 && mark.row[LONG] * k > 14;
+    const shaped = seen.length <= 300 && mark.row[LONG] * k > 10;
     if (shaped) shapes.push(shape(mark, x, k));
     mark.use.setAttribute("transform", `translate(${x(mark.row[ALONG]).toFixed(1)} ${mark.y}) scale(${(shaped ? 3 : mark.radius * swell).toFixed(2)})`);
   }
@@ -85,7 +86,8 @@ function drawMap() {
   for (const gap of $$("#gaps .gap")) {
     const a = clamp(x(+gap.dataset.a), -9, D.plot + 9), b = clamp(x(+gap.dataset.b), -9, D.plot + 9);
     gap.setAttribute("x", a);
-    gap.setAttribute("width", Math.max(b - a, 2.5));
+    gap.setAttribute("width", Math.max(b - a, 1.2));
+    gap.classList.toggle("thin", b - a < 6);
   }
   drawTicks(x);
   drawPieces(x);

@@ -224,11 +224,14 @@ def test_what_is_no_file_is_lost_and_holds_up_nothing(tmp_path: Path) -> None:
     (tmp_path / "3.bmp").symlink_to(tmp_path / "nowhere.bmp")
     (tmp_path / "4.avi").mkdir()
     written(tmp_path / "5.avi", b"no video")
-    written(tmp_path / "6.png", encoded(".png", noise()))
+    os.mkfifo(tmp_path / "6.mkv")
+    written(tmp_path / "7.png", encoded(".png", noise()))
     *losses, good = play(tmp_path)
-    assert [loss.source for loss in losses if isinstance(loss, Loss)] == ["1.jpg", "2.png", "3.bmp", "4.avi", "5.avi"]
+    assert [loss.source for loss in losses if isinstance(loss, Loss)] == [
+        "1.jpg", "2.png", "3.bmp", "4.avi", "5.avi", "6.mkv",
+    ]  # fmt: skip
     assert not isinstance(good, Loss)
-    assert good[0].sequence == 5
+    assert good[0].sequence == 6
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
