@@ -49,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a whole synthetic coil through the real line, and its report")
     demo.add_argument("--seconds", type=_positive, default=40.0, help="how long the coil runs (default: 40)")
     demo.add_argument("--report", type=Path, default=Path("coil.html"), metavar="FILE.html", help="default: coil.html")
+    demo.add_argument("--pack", type=Path, metavar="ENGINES_DIR", help="default: the shipped engines/severstal")
     demo.set_defaults(command=_demo)
 
     _add_replay(commands.add_parser("replay", help="inspect pictures, a video or a recording"))
@@ -120,7 +121,7 @@ def _demo(options: argparse.Namespace) -> int:
     from inspector.demo import demo
 
     _quiet(options)
-    return demo(options.seconds, options.report)
+    return demo(options.seconds, options.report, options.pack)
 
 
 def _replay(options: argparse.Namespace) -> int:

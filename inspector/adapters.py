@@ -48,4 +48,4 @@ def options(adapter: ModuleType, raw: dict[str, Any], where: str) -> Any:
     try:
         return convert(raw, adapter.Options)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}.{explain(error, adapter.Options)}") from None
+        raise ConfigError(explain(error, adapter.Options, where)) from None

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -41,6 +42,7 @@ class Capture:
         stop: threading.Event,
         metrics: CameraMetrics,
         on_state: Callable[[str, str, str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self._camera = camera
@@ -49,6 +51,7 @@ class Capture:
         self._stop = stop
         self._metrics = metrics
         self._on_state = on_state
+        self._clock = clock
         self._open = False
         self._up: bool | None = None
         self._base = 0
@@ -98,12 +101,12 @@ class Capture:
         log.warning("camera %s lost %d frame(s): %s %s", self.name, loss.count, loss.reason, loss.detail)
 
     def _reopen(self) -> bool:
-        wait_s = self._try_at - time.monotonic()
+        wait_s = self._try_at - self._clock()
         if wait_s > 0 and self._stop.wait(min(wait_s, READ_S)):
             return False
-        if time.monotonic() < self._try_at:
+        if self._clock() < self._try_at:
             return False
-        self._try_at = time.monotonic() + BACK_OFF_S
+        self._try_at = self._clock() + BACK_OFF_S
         self._camera.__enter__()
         self._open = True
         self._opened += 1
@@ -112,8 +115,9 @@ class Capture:
         return True
 
     def _fail(self, error: CameraError) -> None:
-        self._close()
-        self._try_at = max(self._try_at, time.monotonic() + BACK_OFF_S)
+        with suppress(CameraError):  # a dead camera may refuse even to be let go
+            self._close()
+        self._try_at = max(self._try_at, self._clock() + BACK_OFF_S)
         self._say(False, str(error))
 
     def _close(self) -> None:

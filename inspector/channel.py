@@ -2,8 +2,8 @@
 
 Closable from both ends: writers `close()` (the reader still gets what is queued, then ChannelClosed), the reader
 `abandon()`s (writers get ChannelAbandoned and stop). A full channel either makes the writer wait or drops its
-oldest item, which is handed to `on_drop` so that the loss is booked and its memory given back. No call waits
-longer than the time-out it is given.
+oldest item, which is handed to `on_drop` so that the loss is booked and its memory given back; `on_drop` must not
+use the channel. No call waits longer than the time-out it is given.
 """
 
 from __future__ import annotations
@@ -62,22 +62,25 @@ class Channel(Generic[T]):
         Raises:
             ChannelAbandoned: the reader has gone. The item was not taken.
         """
-        dropped: T | None = None
         with self._changed_in:
             if self._abandoned:
                 raise ChannelAbandoned("the reader of this channel has gone")
             if len(self._items) >= self._capacity:
                 if self._when_full is WhenFull.DROP_OLDEST:
-                    dropped = self._items.popleft()
-                    self._dropped += 1
+                    self._drop_oldest()
                 elif not self._wait_for_room(timeout_s):
                     return False
             self._items.append(item)
             self._put += 1
             self._changed_in.notify()
-        if dropped is not None and self._on_drop is not None:
-            self._on_drop(dropped)
         return True
+
+    def _drop_oldest(self) -> None:
+        """Under the lock: the loss is booked before a reader can get any later item and wonder at the hole."""
+        dropped = self._items.popleft()
+        self._dropped += 1
+        if self._on_drop is not None:
+            self._on_drop(dropped)
 
     def _wait_for_room(self, timeout_s: float) -> bool:
         deadline = time.monotonic() + timeout_s

@@ -20,8 +20,9 @@ from inspector.records import WhenFull
 
 T = TypeVar("T")
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Positive = Annotated[float, Meta(gt=0)]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 AtLeast1 = Annotated[int, Meta(ge=1)]
 
@@ -44,7 +45,7 @@ class CameraConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The camera adapter: a module of inspector/cameras."""
     pitch_mm: Pitch = Pitch()
     """Size of a pixel on the strip."""
-    offset_mm: float = 0.0
+    offset_mm: Finite = 0.0
     """Where the frame's column 0 lies across the strip, from the line's reference edge."""
     flat_field: Path | None = None
     """A .npz file with per-column `offset` and `gain`; without it pixels are taken as they are."""
@@ -124,6 +125,8 @@ class SinkConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The sink adapter: a module of inspector/sinks."""
     queue: AtLeast1 = 10_000
     """Events that wait for a slow sink; when more come the oldest are counted undelivered (they are journalled)."""
+    required: bool = False
+    """The line waits for this sink and ends when it fails, as for the events file of a replay."""
     options: dict[str, Any] = {}
     """Settings of the adapter."""
 
@@ -150,6 +153,8 @@ class LineConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Frames that wait for the line at most."""
     when_full: WhenFull = WhenFull.DROP_OLDEST
     """`drop_oldest` for cameras, which cannot wait; `wait` for recordings, so that no frame is lost."""
+    deadline_ms: Positive = 100.0
+    """Frames whose events went out later than this after the exposure are counted as late."""
     heartbeat_s: Positive = 1.0
     """Seconds between heartbeats."""
 
@@ -182,14 +187,32 @@ def load(path: Path) -> Config:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}. Name a readable YAML file") from None
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        raw = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 13th month of a date
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        found = "is empty" if raw is None else f"holds a {type(raw).__name__}"
+        raise ConfigError(f"{path}: the file {found}; it must hold keys such as `line:`, `pack:` and `cameras:`")
     try:
         config = convert(raw, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {explain(error, Config)}") from None
     return _anchored(_unique(config, path), path.parent)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML would keep the last without a word."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    text = f"the key `{key.value}` stands twice"
+                    raise yaml.composer.ComposerError(None, None, text, key.start_mark)
+                seen.add(key.value)
+        return node
 
 
 def convert(raw: Any, model: type[T]) -> T:
@@ -200,7 +223,8 @@ def convert(raw: Any, model: type[T]) -> T:
 def _path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise msgspec.ValidationError(f"Expected `{'path' if kind is Path else kind.__name__}`, got `{value!r}`")
+    # msgspec adds the key's path to a TypeError, not to an error of its own.
+    raise TypeError(f"Expected `{'path' if kind is Path else kind.__name__}`, got `{value!r}`")
 
 
 def _unique(config: Config, path: Path) -> Config:
@@ -223,18 +247,26 @@ def _anchored(config: Config, folder: Path) -> Config:
     return msgspec.structs.replace(config, pack=folder / config.pack, cameras=cameras, journal=journal)
 
 
-def explain(error: msgspec.ValidationError, model: Any) -> str:
-    """A validation error as `path.of.key: what is wrong; known keys`, with the likely key for a typing slip."""
+def explain(error: msgspec.ValidationError, model: Any, within: str = "") -> str:
+    """A validation error as `path.of.key: what is wrong; known keys`, with the likely key for a typing slip.
+
+    `within` is the path of the section that was converted to `model`.
+    """
     text = str(error)
-    found = re.match(r"(?s)(.*?)(?: - at `(?:key in )?\$(.*?)`)?$", text)
-    message, where = (found.group(1), (found.group(2) or "").lstrip(".")) if found else (text, "")
+    found = re.match(r"(?s)(.*?)(?: - at (`key` in )?`\$(.*?)`)?\Z", text)
+    message, key, where = found.groups(default="") if found else (text, "", "")
+    where = where.lstrip(".")
     unknown = re.match(r"Object contains unknown field `(.*)`", message)
     if unknown:
         known = sorted(_keys_at(model, where))
         close = difflib.get_close_matches(unknown.group(1), known, n=1)
         hint = f" Did you mean `{close[0]}`?" if close else ""
         message = f"unknown key `{unknown.group(1)}`.{hint} Known keys here: {', '.join(known)}"
-    return f"{where or 'top level'}: {message}"
+    elif key:
+        message = f"a key here is wrong: {message}"
+    elif re.match(r"Expected `str`, got `(int|float|bool|date|datetime)`", message):
+        message += ". Put it in quotes"
+    return f"{'.'.join(part for part in (within, where) if part) or 'top level'}: {message}"
 
 
 def _keys_at(model: Any, where: str) -> list[str]:

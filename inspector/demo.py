@@ -49,14 +49,14 @@ USED = 0.6
 RULE = "an event is true when its box covers a quarter of a true defect's box, or holds its middle"
 
 
-def demo(seconds: float, report: Path) -> int:
+def demo(seconds: float, report: Path, engines: Path | None = None) -> int:
     """Run the demo; returns 0 only if the line ended well and the books balance.
 
     Raises:
         ConfigError: there is no pack to run, or the report cannot be written.
     """
     out = console()
-    engines = find_pack()
+    engines = engines or find_pack()
     stop = threading.Event()
     with stopped_by_signals(stop), tempfile.TemporaryDirectory(prefix="inspector-demo-") as folder:
         speed = line_speed(engines, out)
@@ -133,7 +133,7 @@ def configuration(folder: Path, engines: Path, speed: float, frames: int) -> Con
             }
         )
     raw = {
-        "line": {"name": "demo", "coil": COIL, "mm_per_count": PITCH_MM},
+        "line": {"name": "demo", "coil": COIL, "mm_per_count": PITCH_MM, "queue": 200},
         "pack": str(engines),
         "cameras": cameras,
         "journal": {"path": str(folder / "journal.db")},
@@ -230,7 +230,7 @@ def _missed(place: _Place, config: Config) -> Missed:
 
 
 def _report(config: Config, line: Line, seconds: float, started_ns: int) -> CoilReport:
-    events = [e for e in journal.read_events(config.journal.path, kinds=["defect"])]
+    events = list(journal.read_events(config.journal.path, kinds=["defect"]))
     places = []
     for name, camera in line.cameras.items():
         if isinstance(camera, SyntheticCamera):

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import TextIO
 
 import msgspec
@@ -23,10 +22,11 @@ from rich.console import Console
 from rich.text import Text
 
 from inspector.errors import ConfigError
-from inspector.records import CoilEvent, Defect, Event, Gap, Heartbeat, State
+from inspector.records import Event, Heartbeat
 from inspector.records import as_json as json_of
+from inspector.wording import describe, safe
 
-TICK_MS = 200
+TICK_MS = 100
 """How soon a request to stop is heard."""
 QUEUE = 10_000
 """Events that wait for a slow terminal before the daemon's side fills up."""
@@ -128,8 +128,8 @@ _decoder = msgspec.json.Decoder(Event)
 def _decoded(raw: bytes, tell: Callable[[Sequence[str]], None]) -> Event | None:
     try:
         return _decoder.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        tell([f"not an event that this version knows ({error}): {_safe(raw[:80].decode(errors='replace'))}"])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        tell([f"not an event that this version knows ({error}): {safe(raw[:80].decode(errors='replace'))}"])
         return None
 
 
@@ -238,58 +238,11 @@ def _shower(topics: Sequence[str], as_lines: bool, out: TextIO) -> Callable[[Eve
     return show
 
 
-def describe(event: Event) -> tuple[str, str]:
-    """An event as one line for people (local time) and the style that it is shown in."""
-    clock = datetime.fromisoformat(event.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
-    match event.data:
-        case Defect() as data:
-            text, style = _defect(data)
-        case Gap() as data:
-            text, style = _gap(data)
-        case CoilEvent() as data:
-            text, style = f"---- coil {data.coil} {data.phase} at encoder count {data.encoder_count} ----", "bold cyan"
-        case State() as data:
-            style = "green" if data.state in {"ok", "up", "running"} else "bold yellow"
-            text = f"state: {data.part} is {data.state}" + (f": {data.detail}" if data.detail else "")
-        case Heartbeat() as data:
-            text, style = _heartbeat(data), "dim"
-    return _safe(f"{clock}  {text}"), style
-
-
-def _defect(data: Defect) -> tuple[str, str]:
-    where = f"{data.position_mm.along / 1000:10.3f} m  across {data.position_mm.across:6.0f} mm"
-    what = f"{data.defect_class.number} {data.defect_class.name:<14} {data.severity.upper():<9}"
-    size = f"{data.size_mm.along:.1f} x {data.size_mm.across:.1f} mm"
-    style = {"critical": "bold red", "major": "yellow"}.get(data.severity, "")
-    return f"{data.camera:<10} coil {data.coil:<10} {where}  {what} size {size:<18} score {data.score:.2f}", style
-
-
-def _gap(data: Gap) -> tuple[str, str]:
-    start, end = data.along_mm.start / 1000, data.along_mm.end / 1000
-    why = f"{data.reason}: {data.detail}" if data.detail else str(data.reason)
-    source = f" {data.source}" if data.source else ""
-    text = (
-        f"{start:10.3f} m  !!! GAP: {end - start:.3f} m NOT INSPECTED, to {end:.3f} m, {data.frames} frame(s){source}"
-    )
-    return f"{data.camera:<10} coil {data.coil:<10} {text} ({why})", "bold white on red"
-
-
-def _heartbeat(data: Heartbeat) -> str:
-    cameras = [f"{name} {c.inspected} inspected {sum(c.lost.values())} lost" for name, c in data.cameras.items()]
-    missed = [f"{count} undelivered by {sink}" for sink, count in data.undelivered.items() if count]
-    return f"heartbeat: {data.state}, coil {data.coil}; " + "; ".join([*cameras, *missed])
-
-
 def _teller(err: TextIO) -> Callable[[Sequence[str]], None]:
     console = Console(file=err, highlight=False)
 
     def tell(notes: Sequence[str]) -> None:
         for note in notes:
-            console.print(Text(f"inspector listen: {_safe(note)}", "bold red"), soft_wrap=True)
+            console.print(Text(f"inspector listen: {safe(note)}", "bold red"), soft_wrap=True)
 
     return tell
-
-
-def _safe(text: str) -> str:
-    """Names come from outside: nothing in them may steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

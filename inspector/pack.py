@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import yaml
 
+from inspector.config import Fraction
 from inspector.errors import PackError
 
 FORMAT = 1
@@ -39,7 +40,7 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     file: str
     sha256: str
-    threshold: float
+    threshold: Fraction
     """A tile goes on when its score is at least this, 0..1."""
     figures: dict[str, Any] = {}
     """What the network was measured at, and on what."""
@@ -50,9 +51,9 @@ class Types(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     file: str
     sha256: str
-    thresholds: dict[int, float]
+    thresholds: dict[int, Fraction]
     """Class number -> score from which the class is believed without more."""
-    floors: dict[int, float]
+    floors: dict[int, Fraction]
     """Class number -> score below which its segmenter is not asked."""
     figures: dict[str, Any] = {}
 
@@ -63,9 +64,9 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     class_number: int
     file: str
     sha256: str
-    threshold: float
+    threshold: Fraction
     """A pixel is defect when its probability is at least this, 0..1."""
-    minimum_area_px: int
+    minimum_area_px: Annotated[int, msgspec.Meta(ge=0)]
     """Smaller components are not reported."""
     figures: dict[str, Any] = {}
 
@@ -82,7 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gate: Gate
     types: Types
     segmenters: list[Segmenter]
-    veto_area_factor: float = 3.0
+    veto_area_factor: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 3.0
     """Soft veto: how many times the minimum area a class needs whose type score is only at its floor."""
 
 
@@ -121,8 +122,8 @@ def load(folder: Path) -> Pack:
     raw = path.read_bytes()
     try:
         manifest = msgspec.convert(yaml.safe_load(raw), Manifest, strict=False)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise PackError(f"{path}: {error}. Export the pack again, or mend this key") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # msgspec's error is a ValueError
+        raise PackError(f"{path}: {' '.join(str(error).split())}. Export the pack again, or mend this key") from None
     _check_sense(path, manifest)
     pack = Pack(folder=folder, manifest=manifest, digest="sha256:" + hashlib.sha256(raw).hexdigest())
     for name, (file, digest) in pack.networks().items():
@@ -136,13 +137,19 @@ def _check_sense(path: Path, manifest: Manifest) -> None:
     numbers = {entry.number for entry in manifest.classes}
     if len(numbers) != len(manifest.classes) or not numbers:
         raise PackError(f"{path}: classes must be named once each, and there must be one at least")
+    if len({entry.name for entry in manifest.classes}) != len(numbers):
+        raise PackError(f"{path}: classes: two classes have one name; give each its own, it tells them apart in events")
     for key, named in (
-        ("types.thresholds", set(manifest.types.thresholds)),
-        ("types.floors", set(manifest.types.floors)),
-        ("segmenters", {part.class_number for part in manifest.segmenters}),
+        ("types.thresholds", sorted(manifest.types.thresholds)),
+        ("types.floors", sorted(manifest.types.floors)),
+        ("segmenters", sorted(part.class_number for part in manifest.segmenters)),
     ):
-        if named != numbers:
-            raise PackError(f"{path}: {key} names classes {sorted(named)}, classes names {sorted(numbers)}")
+        if named != sorted(numbers):
+            raise PackError(f"{path}: {key} names classes {named}, classes names {sorted(numbers)}")
+    for number in sorted(numbers):
+        floor, threshold = manifest.types.floors[number], manifest.types.thresholds[number]
+        if floor > threshold:
+            raise PackError(f"{path}: types.floors: class {number} has {floor}, above its threshold of {threshold}")
     if manifest.tile.height < 1 or manifest.tile.width < 1:
         raise PackError(f"{path}: tile must be at least 1 x 1 px")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import inspector.journal as _j
 from inspector import adapters, pack
 from inspector.cameras import Camera
 from inspector.capture import Capture
@@ -22,7 +23,6 @@ from inspector.config import CameraConfig, Config
 from inspector.errors import ConfigError, JournalError
 from inspector.grading import Grading
 from inspector.journal import Journal
-import inspector.journal as _j
 
 check_journal = getattr(_j, "check", lambda p: None)
 from inspector.ledger import Ledger
@@ -54,7 +54,7 @@ def build(config: Config) -> Line:
     check(config)
     with ExitStack() as held:
         engines = pack.load(config.pack)
-        metrics = Metrics()
+        metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
         runtime: Runtime = held.enter_context(_open("runtimes", config.runtime, "runtime", engines))
         cameras = {c.name: _open_camera(c, i) for i, c in enumerate(config.cameras)}
         sizes = _sizes(config, runtime.workers)
@@ -75,7 +75,9 @@ def build(config: Config) -> Line:
         verdicts = Channel[Verdicts](sizes.verdicts, writers=runtime.workers)
         graded = Channel[Graded](sizes.graded)
         outboxes = {
-            s.label: Channel[Event](s.queue, config.line.when_full, on_drop=line.undelivered(s.label))
+            s.label: Channel[Event](
+                s.queue, WhenFull.WAIT if s.required else WhenFull.DROP_OLDEST, on_drop=line.undelivered(s.label)
+            )
             for s in config.sinks
         }
 
@@ -104,7 +106,7 @@ def build(config: Config) -> Line:
                 Worker("grading", GradingStage(grading, line.failed), verdicts, graded, metrics.stage("grading")),
                 Worker("publish", publish, graded, None, metrics.stage("publish")),
                 *(
-                    Worker(f"sink-{s.label}", _deliver(line, s.label, i, lossless), outboxes[s.label])
+                    Worker(f"sink-{s.label}", _deliver(line, s.label, i), outboxes[s.label])
                     for i, s in enumerate(config.sinks)
                 ),
             ],
@@ -315,9 +317,12 @@ def _cascade(line: Line) -> CascadeStage:
     return CascadeStage(line.pack, line.runtime, line.config.grading.merge_px, line.metrics)
 
 
-def _deliver(line: Line, label: str, index: int, must_deliver: bool) -> Deliver:
-    sink = _open("sinks", line.config.sinks[index], f"sinks[{index}]")
-    return Deliver(label, sink, must_deliver, lambda sent, refused, why: line.publish.sent(label, sent, refused, why))
+def _deliver(line: Line, label: str, index: int) -> Deliver:
+    section = line.config.sinks[index]
+    sink = _open("sinks", section, f"sinks[{index}]")
+    return Deliver(
+        label, sink, section.required, lambda sent, refused, why: line.publish.sent(label, sent, refused, why)
+    )
 
 
 def _show(line: Line, pool: Pool, channels: dict[str, Channel[Any]]) -> None:

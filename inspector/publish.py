@@ -43,6 +43,7 @@ class Publish:
         heartbeat_s: float,
         metrics: Metrics,
         must_journal: bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._line = line
         self._journal = journal
@@ -52,11 +53,13 @@ class Publish:
         self._heartbeat_s = heartbeat_s
         self._metrics = metrics
         self._must_journal = must_journal
+        self._clock = clock
         self._states: deque[Draft] = deque(maxlen=1000)
-        self._beat_at = time.monotonic()
-        self._commit_at = time.monotonic()
+        self._beat_at = self._clock()
+        self._commit_at = self._clock()
         self._dirty = False
         self._healthy = True
+        self._given_up = 0
         self._undelivered: dict[str, int] = dict.fromkeys(outboxes, 0)
         self.tally = Tally()
         self.down: dict[str, str] = {}
@@ -88,32 +91,35 @@ class Publish:
 
     def wait_s(self) -> float:
         due = min(self._beat_at, self._commit_at) if self._dirty else self._beat_at
-        return max(0.0, due - time.monotonic())
+        return max(0.0, due - self._clock())
 
     def work(self, item: Graded | None) -> Iterator[None]:
         """Journals and sends; gives nothing on."""
         states = [self._states.popleft() for _ in range(len(self._states))]
         gathered = ([item] if item is not None else []) + ([Graded(drafts=states)] if states else [])
         events = self._journal.append(gathered) if gathered else []
+        self._count_given_up()
         self._dirty = self._dirty or bool(gathered)
-        if events or (self._dirty and time.monotonic() >= self._commit_at):
+        if events or (self._dirty and self._clock() >= self._commit_at):
             self._commit()
         self._send(events)
         if item is not None:
             self._count(item)
-        if time.monotonic() >= self._beat_at:
+        if self._clock() >= self._beat_at:
             self._heartbeat()
         yield from ()
 
     def finish(self) -> Iterator[None]:
         """The last fates and events."""
+        self._commit_at = self._clock()
         yield from self.work(None)
-        self._commit_at = 0.0
         self._commit()
+        if self._states:  # such as that the journal can be written again
+            yield from self.work(None)
         self._heartbeat()
 
     def _commit(self) -> None:
-        if not self._healthy and time.monotonic() < self._commit_at:
+        if not self._healthy and self._clock() < self._commit_at:
             return
         start = time.perf_counter()
         try:
@@ -121,13 +127,13 @@ class Publish:
         except JournalError as error:
             if self._must_journal:
                 raise
-            self._commit_at = time.monotonic() + RETRY_S
+            self._commit_at = self._clock() + RETRY_S
             self._metrics.journal_failures.inc()
             self._turn(False, str(error))
             return
         self._metrics.journal_commit.observe(time.perf_counter() - start)
         self._dirty = False
-        self._commit_at = time.monotonic() + COMMIT_S
+        self._commit_at = self._clock() + COMMIT_S
         self._turn(True, "")
 
     def _turn(self, healthy: bool, detail: str) -> None:
@@ -155,6 +161,11 @@ class Publish:
             self._undelivered[sink] += refused
             books.undelivered(Undelivered(reason), refused)
 
+    def _count_given_up(self) -> None:
+        given_up, self._given_up = self._journal.unjournalled - self._given_up, self._journal.unjournalled
+        if given_up:
+            self._metrics.journal_unjournalled.inc(given_up)
+
     def _count(self, item: Graded) -> None:
         for settled in item.settled:
             books, count = self._metrics.camera(settled.camera), settled.last - settled.first + 1
@@ -173,7 +184,7 @@ class Publish:
         self.tally.add(item, now)
 
     def _heartbeat(self) -> None:
-        self._beat_at = time.monotonic() + self._heartbeat_s
+        self._beat_at = self._clock() + self._heartbeat_s
         state, coil = self._status()
         data = Heartbeat(
             state=state,
@@ -189,11 +200,19 @@ class Publish:
 class Deliver:
     """One sink and its thread. A broken sink is entered again; what it missed is counted, and is in the journal."""
 
-    def __init__(self, name: str, sink: Sink, must_deliver: bool, on_sent: Callable[[int, int, str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        must_deliver: bool,
+        on_sent: Callable[[int, int, str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._name = name
         self._sink = sink
         self._must_deliver = must_deliver
         self._on_sent = on_sent
+        self._clock = clock
         self._entered = False
         self._enter_at = 0.0
 
@@ -219,7 +238,7 @@ class Deliver:
 
     def _deliver(self, event: Event) -> None:
         """(sent, refused, reason) go to `on_sent`."""
-        if not self._entered and time.monotonic() >= self._enter_at:
+        if not self._entered and self._clock() >= self._enter_at:
             self._enter()
         if not self._entered:
             self._on_sent(0, 1, "down")
@@ -238,7 +257,7 @@ class Deliver:
         self._on_sent(1 - refused, refused, "refused")
 
     def _enter(self) -> None:
-        self._enter_at = time.monotonic() + RETRY_S
+        self._enter_at = self._clock() + RETRY_S
         try:
             self._sink.__enter__()
         except SinkError as error:

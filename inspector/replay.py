@@ -69,11 +69,10 @@ def replay(request: Request) -> int:
 
 def configuration(request: Request, path: Path) -> Config:
     """The line that a replay runs: lossless, one camera, no network."""
-    sinks = (
-        [{"kind": "jsonl", "options": {"path": str(request.events.absolute()), "append": False}}]
-        if request.events
-        else []
-    )
+    sinks: list[dict[str, Any]] = []
+    if request.events is not None:
+        options_of_sink = {"path": str(request.events.absolute()), "append": False}
+        sinks.append({"kind": "jsonl", "required": True, "options": options_of_sink})
     options: dict[str, Any] = {"sources": [str(p) for p in request.sources], "contiguous": request.contiguous}
     if request.frame_lines is not None:
         options["frame_lines"] = request.frame_lines

@@ -29,12 +29,13 @@ def decode(text: str, height: int, width: int) -> NDArray[np.bool_]:
     """
     try:
         numbers = np.array([int(word) for word in text.split()], dtype=np.int64)
-    except ValueError as error:
-        raise ValueError(f"run lengths hold something that is not a whole number: {error}") from None
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"run lengths hold something that is not a whole number in reach: {error}") from None
     if numbers.size % 2:
         raise ValueError("run lengths need pairs of start and length; the last start has no length")
     starts, lengths = numbers[0::2] - 1, numbers[1::2]
-    if numbers.size and (starts.min() < 0 or lengths.min() < 1 or (starts + lengths).max() > height * width):
+    # The length is compared with what is left: a sum of two large numbers would wrap round.
+    if numbers.size and (starts.min() < 0 or lengths.min() < 1 or (lengths > height * width - starts).any()):
         raise ValueError(f"a run leaves the picture of {height} x {width} px")
     delta = np.zeros(height * width + 1, dtype=np.int32)
     np.add.at(delta, starts, 1)

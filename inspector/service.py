@@ -27,6 +27,8 @@ TICK_S = 0.2
 DRAIN_S = 30.0
 """How long a stopping line may drain before the daemon gives it up."""
 STATUS_S = 5.0
+START_S = 60.0
+"""While a camera is still looked for, systemd is asked for this much more, again and again."""
 SWITCH_S = 0.0005
 """How long a thread keeps the interpreter while another waits for it. Python's 5 ms is most of a network's time."""
 
@@ -79,6 +81,8 @@ class _Speaker:
 
     def speak(self, health: Health) -> None:
         now = time.monotonic()
+        if not self._ready and now >= self._status_at:
+            notify.extend_timeout(START_S)
         if health.ready and not self._ready:
             self._ready = True
             log.info("ready: models are warm and every camera delivers")
@@ -123,6 +127,7 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
     def handle(number: int, _: object) -> None:
         if stop.is_set():
             signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
         stop.set()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}

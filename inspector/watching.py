@@ -15,7 +15,7 @@ from rich.text import Text
 
 from inspector.pipeline import Line
 from inspector.records import Event
-from inspector.wording import one_line
+from inspector.wording import describe
 
 
 @dataclass(slots=True)
@@ -73,7 +73,8 @@ class Screen:
         """One event, above the bar."""
         if event.subject.startswith("defect/"):
             self.defects += 1
-        self._bar.console.print(one_line(event), soft_wrap=False, overflow="ellipsis", no_wrap=True, highlight=False)
+        text, style = describe(event)
+        self._bar.console.print(Text(text, style), overflow="ellipsis", no_wrap=True)
 
     def refresh(self, line: Line) -> None:
         """Bring the bar up to the line's books."""

@@ -2,49 +2,53 @@
 
 from __future__ import annotations
 
-from rich.text import Text
+from datetime import datetime
 
 from inspector.records import CoilEvent, Defect, Event, Gap, Heartbeat, State
 
-SEVERITY_STYLE = {"critical": "bold white on red", "major": "bold yellow", "minor": "cyan"}
+
+def describe(event: Event) -> tuple[str, str]:
+    """An event as one line for people (local time) and the style that it is shown in."""
+    clock = datetime.fromisoformat(event.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
+    match event.data:
+        case Defect() as data:
+            text, style = _defect(data)
+        case Gap() as data:
+            text, style = _gap(data)
+        case CoilEvent() as data:
+            text, style = f"---- coil {data.coil} {data.phase} at encoder count {data.encoder_count} ----", "bold cyan"
+        case State() as data:
+            style = "green" if data.state in {"ok", "up", "running"} else "bold yellow"
+            text = f"state: {data.part} is {data.state}" + (f": {data.detail}" if data.detail else "")
+        case Heartbeat() as data:
+            text, style = _heartbeat(data), "dim"
+    return safe(f"{clock}  {text}"), style
 
 
-def one_line(event: Event) -> Text:
-    """Time, what, where: defects by severity, gaps as the alarms they are."""
-    line = Text(event.time[11:23] + "  ", style="dim")
-    return line + _said(event.data)
+def _defect(data: Defect) -> tuple[str, str]:
+    where = f"{data.position_mm.along / 1000:10.3f} m  across {data.position_mm.across:6.0f} mm"
+    what = f"{data.defect_class.number} {data.defect_class.name:<14} {data.severity.upper():<9}"
+    size = f"{data.size_mm.along:.1f} x {data.size_mm.across:.1f} mm"
+    style = {"critical": "bold red", "major": "yellow"}.get(data.severity, "")
+    return f"{data.camera:<10} coil {data.coil:<10} {where}  {what} size {size:<18} score {data.score:.2f}", style
 
 
-def _said(data: Defect | Gap | CoilEvent | State | Heartbeat) -> Text:
-    if isinstance(data, Defect):
-        return _defect(data)
-    if isinstance(data, Gap):
-        return _gap(data)
-    if isinstance(data, CoilEvent):
-        return Text(f"COIL      {data.coil} {data.phase} at encoder count {data.encoder_count:,}", style="bold")
-    if isinstance(data, State):
-        bad = data.state in ("down", "degraded", "stalled")
-        return Text(f"STATE     {data.part} is {data.state} {data.detail}", style="bold red" if bad else "green")
-    lost = sum(sum(books.lost.values()) for books in data.cameras.values())
-    inspected = sum(books.inspected for books in data.cameras.values())
-    text = f"heartbeat {data.state}, coil {data.coil}: {inspected:,} frames inspected, {lost:,} lost"
-    return Text(text, style="dim" if not lost else "red")
-
-
-def _defect(data: Defect) -> Text:
-    place = data.source or f"{data.position_mm.along / 1000:9.3f} m"
-    text = Text(f"{data.severity.upper():<9} ", style=SEVERITY_STYLE.get(data.severity, "bold"))
-    text.append(f"{data.defect_class.number} {data.defect_class.name:<10}", style="bold")
-    text.append(f" coil {data.coil}  {data.camera}  {place}, {data.position_mm.across:6.1f} mm across  ")
-    text.append(
-        f"{data.size_mm.along:.1f} x {data.size_mm.across:.1f} mm, {data.area_mm2:.0f} mm², score {data.score:.2f}"
+def _gap(data: Gap) -> tuple[str, str]:
+    start, end = data.along_mm.start / 1000, data.along_mm.end / 1000
+    why = f"{data.reason}: {data.detail}" if data.detail else str(data.reason)
+    source = f" {data.source}" if data.source else ""
+    text = (
+        f"{start:10.3f} m  !!! GAP: {end - start:.3f} m NOT INSPECTED, to {end:.3f} m, {data.frames} frame(s){source}"
     )
-    return text
+    return f"{data.camera:<10} coil {data.coil:<10} {text} ({why})", "bold white on red"
 
 
-def _gap(data: Gap) -> Text:
-    length = data.along_mm.end - data.along_mm.start
-    text = Text("GAP       ", style="bold white on red")
-    text.append(f"coil {data.coil}  {data.camera}  {data.along_mm.start / 1000:.3f} m, {length:.0f} mm not inspected: ")
-    text.append(f"{data.frames} frame(s) {data.reason}", style="bold red")
-    return text.append(f" {data.source or ''} {data.detail}")
+def _heartbeat(data: Heartbeat) -> str:
+    cameras = [f"{name} {c.inspected} inspected {sum(c.lost.values())} lost" for name, c in data.cameras.items()]
+    missed = [f"{count} undelivered by {sink}" for sink, count in data.undelivered.items() if count]
+    return f"heartbeat: {data.state}, coil {data.coil}; " + "; ".join([*cameras, *missed])
+
+
+def safe(text: str) -> str:
+    """Names come from outside: nothing in them may steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

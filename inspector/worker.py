@@ -122,7 +122,10 @@ class Worker:
     def _draw(self, source: Any) -> None:
         while not source.ended:
             self._beat()
-            self._give(source.work())
+            given = self._give(source.work())
+            if given and self._books is not None:
+                self._books.began(given)
+                self._books.ended(given)
 
     def _pump(self, stage: Any, inbox: Channel[Any]) -> None:
         while True:

@@ -135,7 +135,7 @@ def translated(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translate(error, path) from error
-    except UnicodeDecodeError as error:  # the very text of SQLite's error quotes the damaged file
+    except (UnicodeDecodeError, OverflowError) as error:  # SQLite's own error quotes the file; a figure beyond 64 bits
         raise damaged(path, error) from None
 
 

@@ -112,12 +112,12 @@ class Journal:
             for (epoch,) in rows(db, tuple[int], self.path, "SELECT epoch FROM run WHERE state = 'running'"):
                 settle_rest(db, self.path, epoch, Reason.CRASH)
                 end_run(db, epoch, RunState.KILLED, now_ns)
-            self.epoch = max(now_ns // 1_000_000, _maximum(db, "run", "epoch") + 1)
+            self.epoch = max(now_ns // 1_000_000, _maximum(db, self.path, "run", "epoch") + 1)
             self.resumed = {camera: found for camera in cameras if (found := resumed(db, self.path, camera))}
             self._identities = Identities(source, self.epoch)
-            self._fates = Fates(cameras, _maximum(db, "fate", "id") + 1)
-            self._next_event = _maximum(db, "event", "id") + 1
-            self._next_topic = _maximum(db, "topic", "id") + 1
+            self._fates = Fates(cameras, _maximum(db, self.path, "fate", "id") + 1)
+            self._next_event = _maximum(db, self.path, "event", "id") + 1
+            self._next_topic = _maximum(db, self.path, "topic", "id") + 1
             run = (self.epoch, line, source, digest, capacity, now_ns)
             db.execute("INSERT INTO run VALUES (?, ?, ?, ?, ?, ?, NULL, 'running', 0, 0)", run)
             self._fates.write(db, self.epoch)
@@ -288,6 +288,5 @@ def _jpeg(pixels: Pixels) -> bytes:
     return buffer.tobytes() if done else b""
 
 
-def _maximum(db: sqlite3.Connection, table: str, column: str) -> int:
-    found: int | None = db.execute(f"SELECT max({column}) FROM {table}").fetchone()[0]
-    return found or 0
+def _maximum(db: sqlite3.Connection, path: Path, table: str, column: str) -> int:
+    return rows(db, tuple[int | None], path, f"SELECT max({column}) FROM {table}")[0][0] or 0

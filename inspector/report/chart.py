@@ -20,8 +20,8 @@ BINS_ALONG = 135
 BINS_ACROSS = 50
 SHAPES = 8
 """Marks differ in shape and colour; both repeat, shifted, after this many classes."""
-THINNEST_GAP = 1.2
-"""A gap of one frame on 15 km of strip must still be seen."""
+THINNEST_GAP = (1.2, 4.0)
+"""A gap of one frame on 15 km of strip must still be seen; many such gaps are drawn thinner than a few."""
 MOST_GAPS = 1500
 """More gaps than these are drawn as one where they touch on the map."""
 
@@ -82,6 +82,7 @@ class Chart:
     profile: list[str]
     """The same across the strip."""
     radii: list[float] = field(default_factory=list)
+    thinnest_gap: float = THINNEST_GAP[1]
 
     def x(self, mm: float) -> float:
         return round(min(max(mm / self.length_mm, 0.0), 1.0) * PLOT, 2)
@@ -186,14 +187,16 @@ def _gaps(coil: CoilReport, chart: Chart) -> list[GapBar]:
     lanes = {lane.name: lane for lane in chart.lanes}
     whole = Lane("", 0.0, STRIP_HEIGHT)
     touching = chart.length_mm / PLOT if len(coil.gaps) > MOST_GAPS else 0.0
+    joined = join_gaps(coil.gaps, touching)
+    chart.thinnest_gap = min(max(PLOT / (8 * max(len(joined), 1)), THINNEST_GAP[0]), THINNEST_GAP[1])
     bars = []
-    for gap in join_gaps(coil.gaps, touching):
+    for gap in joined:
         lane = lanes.get(gap.camera, whole)
         x = chart.x(gap.start_mm)
         title = f"{gap.camera}: {gap.frames:,} frames not inspected, {gap.reason}" + (
             f" ({gap.source})" if gap.source else ""
         )
-        width = round(max(chart.x(gap.end_mm) - x, THINNEST_GAP), 2)
+        width = round(max(chart.x(gap.end_mm) - x, chart.thinnest_gap), 2)
         bars.append(GapBar(x, lane.y, width, lane.height, gap.start_mm, gap.end_mm, title))
     return bars
 

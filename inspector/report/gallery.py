@@ -50,7 +50,9 @@ class Gallery:
 def rank(coil: CoilReport) -> list[Finding]:
     """All defects, most severe first, then by area."""
     order = {name: index for index, name in enumerate(coil.severity_order())}
-    return sorted(coil.defects, key=lambda f: (order[f.defect.severity], -f.defect.area_mm2, f.defect.position_mm.along))
+    return sorted(
+        coil.defects, key=lambda f: (order[f.defect.severity], -f.defect.area_mm2, f.defect.position_mm.along)
+    )
 
 
 def gallery(coil: CoilReport, ranked: Sequence[Finding], budget: int = MOST_PICTURE_BYTES) -> Gallery:
@@ -97,9 +99,7 @@ def draw_mask(defect: Defect) -> tuple[int, int, str, tuple[float, float, float,
     return *thumbnail_size(window[2], window[3]), path, _plane(defect, window, scale)
 
 
-def _plane(
-    defect: Defect, window: tuple[int, int, int, int], scale: float
-) -> tuple[float, float, float, float]:
+def _plane(defect: Defect, window: tuple[int, int, int, int], scale: float) -> tuple[float, float, float, float]:
     """The box's middle is the defect's position, and its size in px and mm gives the pitch."""
     box = defect.bbox_px
     across = defect.size_mm.across / max(box.width, 1)

@@ -37,7 +37,8 @@ class ClassRow:
     total: int
     area_mm2: float
     largest_mm2: float
-    per_100_m: float
+    per_100: float
+    """Defects in 100 m of strip, or in 100 pictures."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -89,25 +90,28 @@ def page(report: CoilReport) -> str:
     drawn = chart.draw(report, ranked[: len(cards.cards)])
     script = _script()
     gaps = sorted(report.gaps, key=lambda gap: (gap.start_mm - gap.end_mm, gap.start_mm))
-    return _environment().get_template("report.html.j2").render(
-        coil=report,
-        verdict=words.judge(report),
-        words=words,
-        chart=drawn,
-        geometry=chart,
-        gallery=cards,
-        first_cards=FIRST_CARDS,
-        data=_data(report, drawn, cards),
-        classes=class_rows(report),
-        severities=report.severity_order(),
-        severity_counts=_severity_counts(report),
-        pictures=picture_rows(report, ranked)[:MOST_ROWS],
-        gaps=gaps[:MOST_ROWS],
-        gap_reasons=gap_reasons(report.gaps),
-        rows=MOST_ROWS,
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            coil=report,
+            verdict=words.judge(report),
+            chart=drawn,
+            geometry=chart,
+            gallery=cards,
+            first_cards=FIRST_CARDS,
+            data=_data(report, drawn, cards),
+            classes=class_rows(report),
+            severities=report.severity_order(),
+            severity_counts=_severity_counts(report),
+            pictures=picture_rows(report, ranked)[:MOST_ROWS],
+            gaps=gaps[:MOST_ROWS],
+            gap_reasons=gap_reasons(report.gaps),
+            rows=MOST_ROWS,
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
 
 
@@ -147,7 +151,8 @@ def class_rows(report: CoilReport) -> list[ClassRow]:
         areas = [defect.area_mm2 for defect in own]
         by_severity = Counter(defect.severity for defect in own)
         counts = [by_severity[name] for name in report.severity_order()]
-        rate = len(own) / report.length_mm * 100_000 if report.length_mm > 0 else 0.0
+        hundreds = len(report.pieces) / 100 if report.pieces else report.length_mm / 100_000
+        rate = len(own) / hundreds if hundreds > 0 else 0.0
         rows.append(ClassRow(entry, index, counts, len(own), sum(areas), max(areas, default=0.0), rate))
     return rows
 
@@ -173,7 +178,10 @@ def gap_reasons(gaps: Sequence[GapStretch]) -> list[tuple[str, int, int, float]]
     found: dict[str, list[GapStretch]] = {}
     for gap in gaps:
         found.setdefault(gap.reason, []).append(gap)
-    rows = [(why, len(own), sum(g.frames for g in own), sum(g.end_mm - g.start_mm for g in own)) for why, own in found.items()]
+    rows = [
+        (why, len(own), sum(g.frames for g in own), sum(g.end_mm - g.start_mm for g in own))
+        for why, own in found.items()
+    ]
     return sorted(rows, key=lambda row: (-row[2], row[0]))
 
 
@@ -192,7 +200,7 @@ def _data(report: CoilReport, drawn: chart.Chart, cards: Gallery) -> dict[str, A
         "strip": chart.STRIP_HEIGHT,
         "barsHeight": chart.BARS_HEIGHT,
         "bins": chart.BINS_ALONG,
-        "shapes": chart.SHAPES,
+        "thinnestGap": drawn.thinnest_gap,
         "classes": [f"{entry.number} {entry.name}" for entry in report.class_order()],
         "severities": report.severity_order(),
         "pieces": [[round(p.start_mm, 1), round(p.end_mm, 1), p.source] for p in report.pieces],

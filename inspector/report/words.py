@@ -96,7 +96,9 @@ def _notes(coil: CoilReport) -> list[str]:
     notes = [*_book_notes(coil), *_cover_notes(coil)]
     if coil.pieces:
         struck = len({finding.defect.source for finding in coil.defects})
-        notes.append(f"{counted(len(coil.defects), 'defect')} in {count(struck)} of {counted(len(coil.pieces), 'picture')}")
+        notes.append(
+            f"{counted(len(coil.defects), 'defect')} in {count(struck)} of {counted(len(coil.pieces), 'picture')}"
+        )
     elif coil.defects:
         rate = len(coil.defects) / max(coil.length_mm, 1.0) * 100_000
         notes.append(f"{counted(len(coil.defects), 'defect')} in all, {rate:,.1f} in 100 m of strip")

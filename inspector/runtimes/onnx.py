@@ -121,6 +121,12 @@ def _check_shape(session: onnxruntime.InferenceSession, name: str, file: Path, p
         raise PackError(f"{file}: network {name} must have one input, `frames` of uint8. Export the pack again")
     if list(inputs[0].shape[1:]) != size:
         raise PackError(f"{file}: network {name} takes {inputs[0].shape[1:]}, the manifest's tile is {size}")
-    wanted = {"gate": [], "types": [len(pack.manifest.classes)]}.get(name, size[1:])
-    if list(outputs[0].shape[1:]) != wanted:
-        raise PackError(f"{file}: network {name} gives {outputs[0].shape[1:]} for each tile, expected {wanted}")
+    output, element, shape = {
+        "gate": ("score", "float", []),
+        "types": ("scores", "float", [len(pack.manifest.classes)]),
+    }.get(name, ("probability", "uint8", size[1:]))
+    if outputs[0].name != output or outputs[0].type != f"tensor({element})":
+        found = f"`{outputs[0].name}` of {outputs[0].type}"
+        raise PackError(f"{file}: network {name} gives {found}, not `{output}` of {element}. Export the pack again")
+    if list(outputs[0].shape[1:]) != shape:
+        raise PackError(f"{file}: network {name} gives {outputs[0].shape[1:]} for each tile, expected {shape}")

@@ -54,7 +54,6 @@ class Zeromq:
         self._addresses = _addresses(options)
         self._name = f"zeromq {', '.join(self._addresses)}"
         self._socket: zmq.Socket[bytes] | None = None
-        self._lagging = False
         self.endpoints: list[str] = []
         """The addresses that are bound, wildcards resolved; empty while the sink is not entered."""
 
@@ -78,7 +77,6 @@ class Zeromq:
         self._context = zmq.Context()
         self._socket = _publisher(self._context, self._options)
         self._backlog = Backlog(self._context, self._socket)
-        self._lagging = False
         try:
             self.endpoints = [_bind(self._socket, address) for address in self._addresses]
         except BaseException:
@@ -108,15 +106,16 @@ class Zeromq:
 
     def _publish(self, publisher: zmq.Socket[bytes], events: Sequence[Event]) -> int:
         _read_subscriptions(publisher)
-        self._lagging = self._lagging and self._backlog.behind()
+        behind = self._backlog.behind()
         patience_s = self._options.patience_ms / 1000
         refused = 0
         for event in events:
             message = (event.subject.encode(), as_json(event))
             if not _offer(publisher, message) and not _wait(publisher, message, patience_s):
                 _send_lossy(publisher, message)
-                self._lagging = True
-            refused += self._lagging
+                self._backlog.missed()
+                behind = True
+            refused += behind
         return refused
 
     def _close(self) -> None:
@@ -164,11 +163,8 @@ def _send_lossy(publisher: zmq.Socket[bytes], message: Message) -> None:
 
 def _read_subscriptions(publisher: zmq.Socket[bytes]) -> None:
     """Take what XPUB reports of new and gone subscriptions: unread they would pile up without a bound."""
-    try:
-        while True:
-            publisher.recv(zmq.NOBLOCK)
-    except zmq.Again:
-        return
+    while publisher.poll(0, zmq.POLLIN):
+        publisher.recv(zmq.NOBLOCK)
 
 
 def _publisher(context: zmq.Context[zmq.Socket[bytes]], options: Options) -> zmq.Socket[bytes]:

@@ -74,9 +74,12 @@ function drawMap() {
   $("#marks").classList.toggle("crowded", seen.length > 1200);
   const shapes = [];
   for (const mark of seen) {
-    const shaped = seen.length <= 300 && mark.row[LONG] * k > 10;
-    if (shaped) shapes.push(shape(mark, x, k));
-    mark.use.setAttribute("transform", `translate(${x(mark.row[ALONG]).toFixed(1)} ${mark.y}) scale(${(shaped ? 3 : mark.radius * swell).toFixed(2)})`);
+    const long = seen.length <= 300 ? mark.row[LONG] * k : 0;
+    if (long > 14) {
+      shapes.push(shape(mark, x, k, long > 45));
+      mark.use.style.display = "none";
+    }
+    mark.use.setAttribute("transform", `translate(${x(mark.row[ALONG]).toFixed(1)} ${mark.y}) scale(${(mark.radius * swell).toFixed(2)})`);
   }
   $("#shapes").replaceChildren(...shapes);
   for (const use of $$("#missed use")) {
@@ -86,7 +89,7 @@ function drawMap() {
   for (const gap of $$("#gaps .gap")) {
     const a = clamp(x(+gap.dataset.a), -9, D.plot + 9), b = clamp(x(+gap.dataset.b), -9, D.plot + 9);
     gap.setAttribute("x", a);
-    gap.setAttribute("width", Math.max(b - a, 1.2));
+    gap.setAttribute("width", Math.max(b - a, D.thinnestGap));
     gap.classList.toggle("thin", b - a < 6);
   }
   drawTicks(x);
@@ -97,10 +100,14 @@ function drawMap() {
   set("#shade-right", { x: b, width: D.plot - b });
 }
 const set = (query, attributes) => { for (const key in attributes) $(query).setAttribute(key, attributes[key]); };
-function shape(mark, x, k) {  // the mask's outline: the frame turned a quarter, so that along runs to the right
+function shape(mark, x, k, close) {  // the frame turned a quarter, so that along runs to the right: outline, and picture when close
   const [across, perU, along, perV] = mark.row[PLANE], ky = D.strip / D.across, i = +mark.use.dataset.i;
   const matrix = [0, -perU * ky, perV * k, 0, x(along), D.strip - (across - D.acrossFrom) * ky].map((value) => value.toPrecision(7));
-  return node("path", { d: outlinePath(i), class: `shape k${mark.row[CLASS] % 8}`, "data-i": i, transform: `matrix(${matrix})` });
+  const whole = node("g", { transform: `matrix(${matrix})` }), picture = close && card(i).querySelector("image");
+  if (picture) whole.append(picture.cloneNode());
+  const ring = mark.row[SEVERITY] === 0 && D.severities.length > 1 ? " ringed" : "";
+  whole.append(node("path", { d: outlinePath(i), class: `shape k${mark.row[CLASS] % 8}${picture ? " seen" : ""}${ring}`, "data-i": i }));
+  return whole;
 }
 function niceValues(from, to, most) {
   const span = to - from, decade = 10 ** Math.floor(Math.log10(span / most));
@@ -134,7 +141,7 @@ const niceStep = (span, most) => { const { values } = niceValues(0, span, most);
 function drawPieces(x) {
   const drawn = [];
   const wide = D.pieces.length ? x(D.pieces[0][1]) - x(D.pieces[0][0]) : 0;
-  if (wide >= 4) for (const [start, end, source] of D.pieces) {
+  if (wide >= 9) for (const [start, end, source] of D.pieces) {
     const left = x(start), right = x(end);
     if (right < 0 || left > D.plot) continue;
     drawn.push(node("path", { class: "piece-edge", d: `M${left.toFixed(1)} 0v${D.strip}M${right.toFixed(1)} 0v${D.strip}` }));
@@ -230,7 +237,7 @@ map.addEventListener("pointermove", (event) => {
   tip.hidden = !row;
   if (!row) return;
   tip.textContent = [`${D.classes[row[CLASS]]} · ${D.severities[row[SEVERITY]]}`,
-    `${number(row[ALONG] / 1000, 2)} m along · ${number(row[ACROSS])} mm across`,
+    (D.pieces.length ? "" : `${number(row[ALONG] / 1000, 2)} m along · `) + `${number(row[ACROSS])} mm across`,
     `${number(row[LONG], 1)} × ${number(row[WIDE], 1)} mm · score ${row[SCORE].toFixed(2)}`, row[SOURCE]].filter(Boolean).join("\n");
   const left = Math.min(event.clientX + 16, innerWidth - tip.offsetWidth - 8);
   tip.style.left = `${left}px`;

@@ -448,16 +448,26 @@ def test_an_empty_file_becomes_a_journal(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 400))
 def test_a_spoilt_file_is_never_anything_but_a_journal_error(seed: int, count: int) -> None:
-    """Whatever bytes change, readers either answer or say JournalError."""
+    """Whatever bytes change, the journal either works or says JournalError."""
     generator = np.random.default_rng(seed)
     with scratch() as folder:
         path = _file(Path(folder) / "j.db", _whole_journal())
         content = np.frombuffer(path.read_bytes(), np.uint8).copy()
         content[generator.integers(100, content.size, count)] = generator.integers(0, 256, count)
         path.write_bytes(content.tobytes())
-        for read in (audit, read_runs, lambda p: list(read_events(p)), lambda p: list(read_thumbnails(p))):
+        for read in (
+            audit,
+            read_runs,
+            lambda p: list(read_events(p)),
+            lambda p: list(read_thumbnails(p)),
+            open_and_close,
+        ):
             with suppress(JournalError):
                 read(path)
+
+
+def open_and_close(path: Path) -> None:
+    start(path).close(clean=True)
 
 
 _WHOLE: list[bytes] = []
