@@ -20,7 +20,7 @@ from inspector.errors import CameraError
 from inspector.ledger import Ledger
 from inspector.metrics import CameraMetrics
 from inspector.pool import Pool
-from inspector.records import Frame, Loss
+from inspector.records import Frame, Loss, Reason
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +89,9 @@ class Capture:
     def _number(self, frame: Frame) -> Frame:
         frame.camera = self.name
         frame.sequence += self._base
+        if frame.sequence > self._next:
+            hole = frame.sequence - self._next
+            self._lose(Loss(self.name, self._next, hole, Reason.MISSING, "the camera skipped these frame numbers"))
         frame.piece += self._opened << 32  # pieces of strip never run on over a reopened camera
         self._next = frame.sequence + 1
         self._ledger.issue(self.name, self._next)

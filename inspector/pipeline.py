@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
-import inspector.journal as _j
 from inspector import adapters, pack
 from inspector.cameras import Camera
 from inspector.capture import Capture
@@ -23,8 +22,7 @@ from inspector.config import CameraConfig, Config
 from inspector.errors import ConfigError, JournalError
 from inspector.grading import Grading
 from inspector.journal import Journal
-
-check_journal = getattr(_j, "check", lambda p: None)
+from inspector.journal import check as check_journal
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics
 from inspector.monitor import Health, Monitor
@@ -32,7 +30,7 @@ from inspector.monitor import check as check_monitor
 from inspector.pack import Pack
 from inspector.pool import Pool
 from inspector.preprocess import FlatField, Preprocess
-from inspector.publish import Deliver, Publish, Serve
+from inspector.publish import COMMIT_ITEMS, Deliver, Publish, Serve
 from inspector.records import Batch, Event, Frame, Graded, Loss, Reason, Verdicts, WhenFull
 from inspector.runtimes import Runtime
 from inspector.stages import CascadeStage, GradingStage, PreprocessStage
@@ -41,6 +39,8 @@ from inspector.worker import Crew, Worker
 
 JOIN_S = 5.0
 """How long the exit of a line waits for threads that should have ended already."""
+GRADED = 64
+"""Graded batches that wait for the journal at most."""
 STALL_S = 10.0
 """A stage without progress for so long makes the line unhealthy."""
 
@@ -58,7 +58,7 @@ def build(config: Config) -> Line:
         runtime: Runtime = held.enter_context(_open("runtimes", config.runtime, "runtime", engines))
         cameras = {c.name: _open_camera(c, i) for i, c in enumerate(config.cameras)}
         sizes = _sizes(config, runtime.workers)
-        journal = held.enter_context(_journal(config, engines, sizes.pool))
+        journal = held.enter_context(_journal(config, engines, sizes.in_flight))
 
         # ---- what the stages share
         lossless = config.line.when_full is WhenFull.WAIT
@@ -136,7 +136,10 @@ def check(config: Config) -> list[tuple[str, str, str]]:
         detail = _check_adapter("cameras", camera, f"cameras[{index}]")
         flat = "flat-field" if flat_fields[camera.name] else "no flat-field"
         rows.append((f"camera {camera.name}", camera.kind, f"{detail}; {flat}"))
-    check_journal(config.journal.path)
+    try:
+        check_journal(config.journal.path)
+    except JournalError as error:
+        raise ConfigError(str(error)) from None
     rows.append(("journal", str(config.journal.path), "synchronous" if config.journal.synchronous else "normal"))
     for index, sink in enumerate(config.sinks):
         rows.append((f"sink {sink.label}", sink.kind, _check_adapter("sinks", sink, f"sinks[{index}]")))
@@ -255,6 +258,8 @@ class _Sizes:
     verdicts: int
     graded: int
     pool: int
+    in_flight: int
+    """Frames that can lie between the cameras and a commit: graded ones have left the pool already."""
 
 
 def _sizes(config: Config, workers: int) -> _Sizes:
@@ -262,7 +267,8 @@ def _sizes(config: Config, workers: int) -> _Sizes:
     verdicts = 2 * workers
     batches_in_flight = 1 + workers + workers + 2 * verdicts + 1
     pool = config.line.queue + batches_in_flight * config.batch.size + 2 * len(config.cameras)
-    return _Sizes(verdicts=verdicts, graded=64, pool=pool)
+    waiting = (GRADED + COMMIT_ITEMS + 2) * config.batch.size + (config.grading.join_frames + 1) * len(config.cameras)
+    return _Sizes(verdicts, GRADED, pool, in_flight=pool + waiting)
 
 
 def _open(seam: str, section: Any, where: str, *extra: Any) -> Any:

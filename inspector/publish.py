@@ -27,6 +27,8 @@ from inspector.tally import Tally
 log = logging.getLogger(__name__)
 
 COMMIT_S = 0.1
+COMMIT_ITEMS = 64
+"""So many graded batches are committed at once at the latest: what a kill can leave in flight is bounded."""
 RETRY_S = 1.0
 
 
@@ -57,7 +59,7 @@ class Publish:
         self._states: deque[Draft] = deque(maxlen=1000)
         self._beat_at = self._clock()
         self._commit_at = self._clock()
-        self._dirty = False
+        self._dirty = 0
         self._healthy = True
         self._given_up = 0
         self._undelivered: dict[str, int] = dict.fromkeys(outboxes, 0)
@@ -99,8 +101,8 @@ class Publish:
         gathered = ([item] if item is not None else []) + ([Graded(drafts=states)] if states else [])
         events = self._journal.append(gathered) if gathered else []
         self._count_given_up()
-        self._dirty = self._dirty or bool(gathered)
-        if events or (self._dirty and self._clock() >= self._commit_at):
+        self._dirty += len(gathered)
+        if events or self._dirty >= COMMIT_ITEMS or (self._dirty and self._clock() >= self._commit_at):
             self._commit()
         self._send(events)
         if item is not None:
@@ -123,7 +125,9 @@ class Publish:
             return
         start = time.perf_counter()
         try:
-            self._journal.commit(self._ledger.issued())
+            books = self._ledger.totals()
+            issued = {name: entry.issued for name, entry in books.items()}
+            self._journal.commit(issued, {name: sum(entry.lost.values()) for name, entry in books.items()})
         except JournalError as error:
             if self._must_journal:
                 raise
@@ -132,7 +136,7 @@ class Publish:
             self._turn(False, str(error))
             return
         self._metrics.journal_commit.observe(time.perf_counter() - start)
-        self._dirty = False
+        self._dirty = 0
         self._commit_at = self._clock() + COMMIT_S
         self._turn(True, "")
 

@@ -19,7 +19,7 @@ may take the newest commits with it, whole ones, never a part.
 from inspector.journal.proof import Audit, Books, audit, format_audit
 from inspector.journal.reader import Run, read_events, read_runs, read_thumbnail, read_thumbnails
 from inspector.journal.settle import Resumed
-from inspector.journal.store import FORMAT, RunState
+from inspector.journal.store import FORMAT, RunState, check
 from inspector.journal.writer import Journal
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Run",
     "RunState",
     "audit",
+    "check",
     "format_audit",
     "read_events",
     "read_runs",

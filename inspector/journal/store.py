@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -258,3 +259,21 @@ def _probed(path: Path, how: str) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def check(path: Path) -> None:
+    """Whether a daemon could open this journal now; makes nothing.
+
+    Raises:
+        JournalError: the folder is missing or read-only, another daemon holds the file, or it is no journal.
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir() or path.is_dir():
+        raise JournalError(f"{path}: journal.path must be a file in a folder that exists (mkdir -p {folder})")
+    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise JournalError(f"{path}: it or its folder cannot be written: mend the permissions, or set journal.path")
+    if held(path):
+        raise JournalError(f"{path}: another daemon is writing this journal: give this line its own journal.path")
+    if path.exists() and path.stat().st_size:
+        with reading(path):
+            pass
