@@ -36,6 +36,7 @@ def _add_train(commands: Any) -> None:
     command = commands.add_parser("train", help="train one network or all; goes on where a killed training was")
     command.add_argument("--data", type=Path, required=True, help="folder with images/ and train.csv")
     command.add_argument("--out", type=Path, required=True, help="run folder: split, checkpoints, losses")
+    command.add_argument("--parent", type=Path, help="a finished run to go on from, with its split")
     command.add_argument("--network", default="all", help="all, teacher, gate, types or segment_<class number>")
     command.add_argument("--extra", type=Path, action="append", default=[], help="one more folder, wholly for training")
     command.add_argument("--shapes", type=Path, help="mask_shapes.csv: real mask shapes to paint defects from")
@@ -94,6 +95,7 @@ def train(arguments: argparse.Namespace) -> None:
         out=arguments.out,
         extra=tuple(arguments.extra),
         shapes=arguments.shapes,
+        parent=arguments.parent,
         height=arguments.height,
         width=arguments.width,
         seed=arguments.seed,

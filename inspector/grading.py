@@ -8,8 +8,9 @@ Nothing here depends on the clock: the same frames give the same events.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -55,7 +56,8 @@ class _Seen:
     sequence: int
     offset: int
     """Rows of the frames before it, back to the defect's first one."""
-    pixels: Pixels | None
+    height: int
+    pixels: Pixels | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +70,13 @@ class _Open:
     parts: list[Region] = field(default_factory=list)
     seen: list[_Seen] = field(default_factory=list)
     rows: int = 0
-    last_sequence: int = 0
+    """Rows of its frames before the present one."""
+    before: list[Region] = field(default_factory=list)
+    """What was cut off above its first frame, in negative rows: whatever is near goes on with it."""
+    goes_on: bool = False
+    """It is the rest of a defect that was cut, so it counts however small it is."""
+    continues: bool = False
+    """It was cut here."""
 
     @property
     def box(self) -> Box:
@@ -79,8 +87,16 @@ class _Open:
         return Box(x=x, y=y, width=right - x, height=bottom - y)
 
     @property
+    def bottom(self) -> int:
+        return max(part.y + part.height for part in self.parts)
+
+    @property
     def area_px(self) -> int:
         return sum(part.area_px for part in self.parts)
+
+    @property
+    def large_enough(self) -> bool:
+        return self.goes_on or self.area_px >= max(part.needed_px for part in self.parts)
 
     @property
     def score(self) -> float:
@@ -158,7 +174,8 @@ class Grading:
         self._last_ns = max(self._last_ns, frame.exposed_ns)
         if track.end_count is None:
             self._begin(frame, track, graded)
-        if frame.sequence > track.next_sequence or frame.piece != track.piece:
+        elsewhere = frame.piece != track.piece or frame.pixels.shape[1] != track.width
+        if frame.sequence > track.next_sequence or elsewhere:
             self._close_all(track, graded)
         if frame.sequence > track.next_sequence:
             self._book_hole(frame.camera, track, frame.sequence, frame, graded)
@@ -180,15 +197,15 @@ class Grading:
         self._settle(frame.camera, track, graded)
 
     def _begin(self, frame: Frame, track: _Track, graded: Graded) -> None:
-        """The camera's first frame of this run."""
+        """The camera's first frame of this run; the strip begins with the frames that were lost before it."""
         track.piece = frame.piece
-        before = track.geometry.counts_of_lines(frame.pixels.shape[0] * (frame.sequence - track.next_sequence))
-        self._coils.begin(frame.encoder_count - before)
+        track.end_count = frame.encoder_count - track.geometry.counts_of_lines(frame.pixels.shape[0] * frame.sequence)
+        self._coils.begin(track.end_count)
         resumed = self._resumed.pop(frame.camera, None)
-        if resumed is None or (resumed.frames == 0 and frame.encoder_count <= resumed.end_count):
+        if resumed is None or (resumed.frames == 0 and track.end_count <= resumed.end_count):
             return
         detail = "the daemon was killed or stopped; this strip passed before it was back"
-        start, end = resumed.end_count, max(resumed.end_count, frame.encoder_count)
+        start, end = resumed.end_count, max(resumed.end_count, track.end_count)
         loss = Loss(frame.camera, 0, resumed.frames, Reason.CRASH, detail)
         graded.drafts.append(self._gap(loss, track.geometry, start, end, frame.exposed_ns))
 
@@ -206,19 +223,16 @@ class Grading:
             before += loss.count
             b = start + (stop - start) * before // total
             graded.settled.append(Settled(camera, loss.sequence, loss.sequence + loss.count - 1, loss.reason, b))
-            time_ns = frame.exposed_ns if frame else self._last_ns
+            time_ns = frame.exposed_ns if frame else self._last_ns or time.time_ns()
             graded.drafts.append(self._gap(loss, track.geometry, a, b, time_ns))
         track.next_sequence, track.end_count = end, stop
+        self._last_count = max(self._last_count, stop)
 
     def _hole(self, track: _Track, frames: int, frame: Frame | None) -> tuple[int, int]:
-        """Encoder counts between which frames are missing; where one end is not known, from the frames' length."""
-        height = frame.pixels.shape[0] if frame else track.height
-        length = track.geometry.counts_of_lines(height) * frames
-        if frame is None:
-            start = track.end_count or 0
-            return start, start + length
-        start = track.end_count if track.end_count is not None else frame.encoder_count - length
-        return start, max(start, frame.encoder_count)
+        """Encoder counts between which frames are missing; where the end is not known, from the frames' length."""
+        start = track.end_count or 0
+        end = start + track.geometry.counts_of_lines(track.height * frames) if frame is None else frame.encoder_count
+        return start, max(start, end)
 
     def _watch_encoder(self, frame: Frame, track: _Track, expected: int, graded: Graded) -> None:
         """The encoder ran on without frames (or back): strip that no frame shows is a gap too."""
@@ -255,11 +269,13 @@ class Grading:
         if coil.name != track.coil:
             self._close_all(track, graded)
             track.coil = coil.name
-        if self._coil is None or (coil.name != self._coil.name and coil.head_count > self._coil.head_count):
-            if self._coil is not None:
-                self._coil_event(self._coil, "end", coil.head_count, graded)
+        if self._coil is None:
             self._coil = coil
             self._coil_event(coil, "start", coil.head_count, graded)
+        for following in self._coils.heads(self._coil.head_count, frame.encoder_count):
+            self._coil_event(self._coil, "end", following.head_count, graded)
+            self._coil = following
+            self._coil_event(following, "start", following.head_count, graded)
 
     def _coil_event(self, coil: Coil, phase: Literal["start", "end"], count: int, graded: Graded) -> None:
         event = CoilEvent(coil=coil.name, phase=phase, encoder_count=count)
@@ -268,78 +284,90 @@ class Grading:
     # ------------------------------------------------------------ defects over frames
 
     def _follow(self, verdict: Verdict, track: _Track, graded: Graded) -> None:
-        """Regions of this frame join the open defects they touch; the rest of the open ones are complete."""
-        frame = verdict.frame
-        height = frame.pixels.shape[0]
-        still_open: list[_Open] = []
+        """Regions of this frame join the open defects they touch; what no longer reaches the seam is complete."""
+        heirs = self._heirs(verdict, track)
+        going = [defect for defect in track.open if id(defect) not in heirs] + list(heirs.values())
         for region in verdict.regions:
-            touched = [o for o in track.open + still_open if self._touch(o, region, frame.sequence)]
-            joined = self._join(touched, region, verdict)
-            track.open = [o for o in track.open if o not in touched]
-            still_open = [o for o in still_open if o not in touched] + [joined]
-        kept: list[_Open] = []
-        done = track.open
-        picture = None
-        for defect in still_open:
-            if self._reaches_end(defect, frame.sequence, height):
-                picture = frame.pixels.copy() if picture is None else picture
-                kept.append(defect)
-            else:
+            touched = [defect for defect in going if self._touch(defect, region)]
+            going = [defect for defect in going if defect not in touched] + [self._join(touched, region, verdict)]
+        done = []
+        for defect in track.open:
+            heir = heirs.get(id(defect))
+            if heir is not None:
+                defect.continues = heir not in going or bool(heir.parts)
                 done.append(defect)
-            defect.seen[-1].pixels = frame.pixels if picture is None else picture
-        track.open = []
+        going = [defect for defect in going if defect.parts]
+        track.open = [defect for defect in going if self._reaches_end(defect, verdict.frame)]
+        done += [defect for defect in going if defect not in track.open]
+        self._show(verdict.frame, track.open, done)
         self._emit(done, track, graded)
-        for defect in kept:
-            defect.rows += height
-            if len(defect.seen) >= self._config.join_frames:
-                self._emit([defect], track, graded, continues=True)
-            else:
-                track.open.append(defect)
 
-    def _touch(self, defect: _Open, region: Region, sequence: int) -> bool:
-        """Whether a region of the present frame is closer than `merge_px` to the part of an open defect before it."""
+    def _heirs(self, verdict: Verdict, track: _Track) -> dict[int, _Open]:
+        """Defects that span as many frames as one event may, by id: each with what goes on behind its cut."""
+        frame, heirs = verdict.frame, {}
+        for defect in track.open:
+            if len(defect.seen) >= self._config.join_frames and defect.large_enough:
+                heir = _Open(defect.class_number, frame, verdict.roi, goes_on=True)
+                heir.seen.append(_Seen(frame.sequence, 0, frame.pixels.shape[0]))
+                heir.before = [replace(part, y=part.y - defect.rows) for part in defect.parts + defect.before]
+                heirs[id(defect)] = heir
+        return heirs
+
+    def _touch(self, defect: _Open, region: Region) -> bool:
+        """Whether a region of the present frame is as close to an open defect as pieces of one defect are."""
         if defect.class_number != region.class_number:
             return False
-        reach = self._config.merge_px
-        return any(_near(part, region, defect.rows, reach) for part in defect.parts if part.y < defect.rows)
+        reach = self._config.merge_px + 1  # blank rows or columns between them, and one
+        above = [part for part in defect.parts + defect.before if part.y < defect.rows]
+        return any(_near(part, region, defect.rows, reach) for part in above)
 
     def _join(self, touched: list[_Open], region: Region, verdict: Verdict) -> _Open:
+        frame = verdict.frame
         if not touched:
-            fresh = _Open(region.class_number, verdict.frame, verdict.roi)
-            fresh.seen.append(_Seen(verdict.frame.sequence, 0, None))
-            fresh.parts.append(region)
-            return fresh
+            touched = [_Open(region.class_number, frame, verdict.roi)]
         oldest = min(touched, key=lambda o: o.first.sequence)
         for other in touched:
             if other is not oldest:
                 shift = oldest.rows - other.rows
-                for part in other.parts:
-                    part.y += shift
-                oldest.parts += other.parts
-        if oldest.seen[-1].sequence != verdict.frame.sequence:
-            oldest.seen.append(_Seen(verdict.frame.sequence, oldest.rows, None))
-        region.y += oldest.rows
-        oldest.parts.append(region)
+                oldest.parts += [replace(part, y=part.y + shift) for part in other.parts]
+                oldest.before += [replace(part, y=part.y + shift) for part in other.before]
+                oldest.goes_on = oldest.goes_on or other.goes_on
+        if not oldest.seen or oldest.seen[-1].sequence != frame.sequence:
+            oldest.seen.append(_Seen(frame.sequence, oldest.rows, frame.pixels.shape[0]))
+        oldest.parts.append(replace(region, y=region.y + oldest.rows))
         return oldest
 
-    def _reaches_end(self, defect: _Open, sequence: int, height: int) -> bool:
-        bottom = max(part.y + part.height for part in defect.parts) - defect.rows
-        return bottom >= height - self._config.merge_px
+    def _reaches_end(self, defect: _Open, frame: Frame) -> bool:
+        """Whether a region of the next frame may be near."""
+        return defect.bottom >= defect.rows + int(frame.pixels.shape[0]) - self._config.merge_px
+
+    def _show(self, frame: Frame, still_open: list[_Open], done: list[_Open]) -> None:
+        """Pixels for the thumbnails: a copy for the defects that outlive the frame, the frame itself for the rest."""
+        picture = frame.pixels.copy() if still_open and self._config.thumbnails else frame.pixels
+        for defect in still_open:
+            if defect.seen[-1].sequence != frame.sequence:  # a frame with nothing of it, lower than `merge_px`
+                defect.seen.append(_Seen(frame.sequence, defect.rows, frame.pixels.shape[0]))
+            defect.rows += frame.pixels.shape[0]
+        for defect in still_open + done:
+            if defect.seen[-1].sequence == frame.sequence:
+                defect.seen[-1].pixels = picture if self._config.thumbnails else None
 
     def _close_all(self, track: _Track, graded: Graded) -> None:
         done, track.open = track.open, []
         self._emit(done, track, graded)
 
-    def _emit(self, done: list[_Open], track: _Track, graded: Graded, continues: bool = False) -> None:
+    def _emit(self, done: list[_Open], track: _Track, graded: Graded) -> None:
         for defect in sorted(done, key=lambda o: (o.first.sequence, o.box.y, o.box.x, o.class_number)):
-            if defect.area_px >= max(part.needed_px for part in defect.parts):
-                graded.drafts.append(self._draft(defect, track.geometry, continues))
+            if defect.large_enough:
+                defect.seen = [seen for seen in defect.seen if seen.offset < defect.bottom]
+                graded.drafts.append(self._draft(defect, track.geometry))
 
-    def _draft(self, defect: _Open, geometry: Geometry, continues: bool) -> Draft:
+    def _draft(self, defect: _Open, geometry: Geometry) -> Draft:
         frame, box = defect.first, defect.box
-        coil = self._coils.at(frame.encoder_count)
-        height, width = frame.pixels.shape
-        rows = height * len(defect.seen)
+        # The coil at its middle, so that a defect belongs to one coil however the strip is cut into frames.
+        coil = self._coils.at(frame.encoder_count + geometry.counts_of_lines(box.y + box.height // 2))
+        width = frame.pixels.shape[1]
+        rows = defect.seen[-1].offset + defect.seen[-1].height
         name = self._pack.class_names[defect.class_number]
         size = Size(along=geometry.length_mm(box.height), across=geometry.width_mm(box.width))
         area_mm2 = geometry.area_mm2(defect.area_px)
@@ -365,7 +393,7 @@ class Grading:
             score=score,
             severity=severity(self._config, defect.class_number, area_mm2, size.along, score, beside_edge),
             mask=Mask(size=(rows, width), rle=_run_lengths(defect, box, rows)),
-            continues=continues,
+            continues=defect.continues,
             pack_digest=self._pack.digest,
         )
         topic = f"defect/v1/{self._line}/{frame.camera}/{defect.class_number}/"
@@ -379,7 +407,7 @@ class Grading:
         for seen in defect.seen:
             if seen.pixels is None:
                 continue
-            top, bottom = max(y, seen.offset), min(y + h, seen.offset + seen.pixels.shape[0])
+            top, bottom = max(y, seen.offset), min(y + h, seen.offset + seen.height)
             if bottom > top:
                 canvas[top - y : bottom - y] = seen.pixels[top - seen.offset : bottom - seen.offset, x : x + w]
         return thumbnails.shrink(canvas)
@@ -432,8 +460,10 @@ def _distance_to_edge_mm(box: Box, roi: Roi, width: int, geometry: Geometry) -> 
 
 
 def _near(part: Region, region: Region, seam: int, reach: int) -> bool:
-    """Whether two masks come closer than `reach` px over the seam; `region.y` counts from the seam."""
-    if part.y + part.height + reach < seam or region.y > reach:
+    """Whether pixels of two masks lie at most `reach` rows and columns apart; `region.y` counts from the seam."""
+    if region.y + seam - (part.y + part.height - 1) > reach:
+        return False
+    if region.x - (part.x + part.width - 1) > reach or part.x - (region.x + region.width - 1) > reach:
         return False
     left, right = min(part.x, region.x) - reach, max(part.x + part.width, region.x + region.width) + reach
     window = np.zeros((2, 2 * reach + 2, right - left), dtype=np.uint8)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import cv2
+
 from inspector import adapters, pack
 from inspector.cameras import Camera
 from inspector.capture import Capture
@@ -173,6 +175,7 @@ class Line:
         Raises:
             ConfigError: the monitor's port is taken.
         """
+        cv2.setNumThreads(1)  # its own threads would fight the workers for the cores over 20 us of work
         if self.config.monitor is not None:
             self.monitor = Monitor(self.config.monitor, self.metrics.registry, self.health)
             self.monitor.open()

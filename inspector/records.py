@@ -371,7 +371,7 @@ class Graded:
     """(camera, when its life began, ns) of the frames settled here, for the age metric."""
 
     def __bool__(self) -> bool:
-        return bool(self.settled or self.drafts)
+        return bool(self.settled or self.drafts or self.shown)
 
 
 def as_json(value: Any) -> bytes:

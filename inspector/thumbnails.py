@@ -83,8 +83,8 @@ def mask_in_window(mask: Mask, window: tuple[int, int, int, int]) -> NDArray[np.
 def outline(mask: NDArray[np.bool_], scale: float, most_points: int = 400) -> list[NDArray[np.int32]]:
     """The contours of a window's mask, holes too, in thumbnail pixels: each int32 [points, 2] of (x, y).
 
-    Contours are simplified to about a pixel, and more where there would be over `most_points` points; every
-    point lies in the thumbnail.
+    Contours are simplified to about a pixel, and more where there would be over `most_points` points; of what is
+    still more the plainest are left out. Every point lies in the thumbnail.
     """
     height, width = mask.shape
     size = thumbnail_size(width, height)
@@ -95,7 +95,11 @@ def outline(mask: NDArray[np.bool_], scale: float, most_points: int = 400) -> li
         small = (mean >= 64).astype(np.uint8) if (mean >= 64).any() else (mean > 0).astype(np.uint8)
     found, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     for tolerance in (0.7, 1.2, 2.0, 3.5):
-        contours = [cv2.approxPolyDP(contour, tolerance, True).reshape(-1, 2) for contour in found]
+        contours = [
+            np.asarray(cv2.approxPolyDP(contour, tolerance, True), dtype=np.int32).reshape(-1, 2) for contour in found
+        ]
         if sum(map(len, contours)) <= most_points:
             break
-    return [contour.astype(np.int32) for contour in contours]
+    longest = sorted(contours, key=len, reverse=True)
+    kept = np.cumsum([len(contour) for contour in longest]) <= most_points
+    return [contour for contour, keep in zip(longest, kept, strict=True) if keep] or longest[:1]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import functools
 import hashlib
 import os
 from collections import Counter
@@ -18,7 +20,7 @@ from inspector.errors import ConfigError
 from inspector.records import DefectClass
 from inspector.report import chart, words
 from inspector.report.coil import CoilReport, Finding, GapStretch
-from inspector.report.gallery import Gallery, gallery, rank
+from inspector.report.gallery import Card, Gallery, gallery, rank
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 FIRST_CARDS = 24
@@ -58,29 +60,27 @@ def render(report: CoilReport, path: Path) -> None:
         ConfigError: the file cannot be written.
     """
     text = page(report).encode("utf-8", "replace")
-    target = path.resolve()
+    target = Path(os.path.realpath(path))  # a link stays, what it leads to is written
     draft = target.with_name(f".report-{os.getpid()}-{os.urandom(4).hex()}.tmp")
     try:
         if target.exists() and not target.is_file():
             raise OSError("it is there and is not a file")
-        with draft.open("xb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(draft, text)
         draft.replace(target)
     except OSError as error:
-        _remove(draft)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise ConfigError(
             f"{path}: the report cannot be written: {error.strerror or error}. "
             "Name a file in a folder that exists, is writable and has room"
         ) from None
 
 
-def _remove(draft: Path) -> None:
-    try:
-        draft.unlink(missing_ok=True)
-    except OSError:
-        return  # the folder itself is out of reach: nothing was written there
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def page(report: CoilReport) -> str:
@@ -119,6 +119,7 @@ def _script() -> str:
     return (TEMPLATES / "report.js").read_text(encoding="utf-8")
 
 
+@functools.cache
 def _environment() -> jinja2.Environment:
     """Autoescape everything: names come from cameras, files and plant computers."""
     environment = jinja2.Environment(
@@ -208,7 +209,7 @@ def _data(report: CoilReport, drawn: chart.Chart, cards: Gallery) -> dict[str, A
     }
 
 
-def _row(card: Any) -> list[Any]:
+def _row(card: Card) -> list[Any]:
     defect = card.defect
     return [
         round(defect.position_mm.along, 1),

@@ -44,10 +44,10 @@ def area(mm2: float) -> str:
 
 def share(fraction: float) -> str:
     """A share in percent, rounded down: only the whole reads 100 %, only nothing reads 0 %."""
-    if fraction >= 1:
-        return "100 %"
+    if fraction >= 1 or fraction <= 0:
+        return "100 %" if fraction >= 1 else "0 %"
     percent = math.floor(fraction * 10_000) / 100
-    return f"{percent:.2f} %" if percent or not fraction else "< 0.01 %"
+    return f"{percent:.2f} %" if percent else "< 0.01 %"
 
 
 def moment(time: datetime) -> str:

@@ -5,7 +5,7 @@ const $ = (query) => document.querySelector(query);
 const $$ = (query) => [...document.querySelectorAll(query)];
 const D = JSON.parse($("#data").textContent);
 const [ALONG, ACROSS, LONG, WIDE, CLASS, SEVERITY, AREA, SCORE, SOURCE, PLANE] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-const PAGE = 48, SVG = "http://www.w3.org/2000/svg";
+const PAGE = 60, SVG = "http://www.w3.org/2000/svg";
 const hidden = { class: new Set(), severity: new Set() };
 let view = [0, D.length], order = [], limit = PAGE, wanted = "";
 document.documentElement.classList.add("js");

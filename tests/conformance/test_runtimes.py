@@ -126,14 +126,16 @@ def test_shapes_types_and_ranges(case: Case, floats: Path) -> None:
         stream = runtime.stream()
         stream.load(tiles(5))
         gate = stream.gate()
-        assert (gate.shape, gate.dtype) == ((5,), np.float32)
+        assert gate.shape == (5,)
+        assert gate.dtype == np.float32
         assert 0 <= gate.min() < gate.max() <= 1
         types = stream.types([0, 3, 4])
-        assert (types.shape, types.dtype) == ((3, len(CLASSES)), np.float32)
+        assert types.shape == (3, len(CLASSES))
+        assert types.dtype == np.float32
         assert 0 <= types.min() < types.max() <= 1
         maps = stream.segment(2, [1, 2])
         assert len(maps) == 2
-        assert all((m.shape, m.dtype) == (TILE, np.uint8) for m in maps)
+        assert all(m.shape == TILE and m.dtype == np.uint8 for m in maps)
         assert len({int(v) for m in maps for v in np.unique(m)}) > 10
 
 

@@ -201,6 +201,14 @@ def test_nothing_is_painted_beyond_the_strip() -> None:
     assert not frame.any()
 
 
+def test_chequer_plate_stays_off_the_black_margin() -> None:
+    frame = np.full((128, 256), 90, np.uint8)
+    frame[:, 160:] = 0
+    synthesize.lattice(frame, np.random.default_rng(2))
+    assert frame[:, :160].std() > 2
+    assert not frame[:, 160:].any()
+
+
 def test_a_transplanted_defect_brings_its_mask(toys: Path) -> None:
     donors = synthesize.donors(datasets.read(toys)[:4], [1, 2])
     assert {donor.position for donor in donors} == {0, 1}
@@ -263,6 +271,23 @@ def test_figures_beat_chance(report: dict[str, Any]) -> None:
     assert report["gate"]["recall"] >= 0.75
     assert report["types"]["macro_f1"] > 0.5
     assert report["mean_dice_positive"] > 0.3
+
+
+def test_batches_hold_the_asked_share_of_clean_frames(toys: Path, tmp_path: Path) -> None:
+    settings = train.Settings(toys, tmp_path, height=HEIGHT, width=64, clean=0.7)
+    feed = train.prepare_feed(settings)
+    rng = np.random.default_rng(0)
+    clean = [not feed._draw(feed.buckets[True], rng).classes for _ in range(400)]
+    assert np.mean(clean) == pytest.approx(0.7, abs=0.08)
+
+
+def test_a_run_goes_on_from_its_parent(toys: Path, trained: Path, tmp_path: Path) -> None:
+    settings = train.Settings(toys, tmp_path, parent=trained, height=HEIGHT, width=64)
+    train.prepare_feed(settings)
+    assert splits.load(tmp_path / "split.json") == splits.load(trained / "split.json")
+    begun = train.start("gate", [1, 2], tmp_path, trained).state_dict()
+    for key, value in train.trained("gate", 2, trained).state_dict().items():
+        assert torch.equal(begun[key], value)
 
 
 def test_a_killed_training_ends_as_one_that_was_not(toys: Path, tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.line.daemon import Daemon, write
+from tests.packs import make_pack
+
+Start = Callable[..., Daemon]
+
+
+@pytest.fixture(scope="session")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pack of easy networks that nobody may change."""
+    return make_pack(tmp_path_factory.mktemp("pack") / "bands")
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """start(config, ...) runs the daemon on it; whatever still runs at the end of the test is killed and reaped."""
+    with ExitStack() as held:
+
+        def begin(config: dict[str, Any], **options: Any) -> Daemon:
+            return held.enter_context(Daemon(write(tmp_path, config), **options))
+
+        yield begin
+
+
+@pytest.fixture
+def ipc() -> Iterator[str]:
+    """An address for events; the paths of unix sockets must be short."""
+    with tempfile.TemporaryDirectory(prefix="ins") as folder:
+        yield f"ipc://{folder}/events"
