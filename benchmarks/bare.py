@@ -113,7 +113,8 @@ class Bare:
     def run(self, work: Work, frames: int) -> tuple[float, float]:
         """Wall seconds and CPU seconds for `frames` frames, round and round `work`."""
         ticket = itertools.count()
-        threads = [threading.Thread(target=self._loop, args=(work, frames, ticket)) for _ in range(self.variant.threads)]
+        loops = range(self.variant.threads)
+        threads = [threading.Thread(target=self._loop, args=(work, frames, ticket)) for _ in loops]
         cpu, start = time.process_time(), time.perf_counter()
         for thread in threads:
             thread.start()

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
+import subprocess
+import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
-
-import msgspec
-import zmq
 
 from inspector.cameras import Camera, synthetic
 from inspector.config import Config, convert
 from inspector.pipeline import Line, build
 from inspector.pool import Pool
-from inspector.records import Defect, Event, Frame, Loss
-
-SCRAPE_S = 5.0
-"""Somebody reads /metrics this often: three times as often as Prometheus does by default."""
+from inspector.records import Frame, Loss
 
 
 @dataclass(frozen=True)
@@ -38,6 +32,7 @@ class Spec:
     prepared: int
     cameras: int
     workers: int
+    batch: int = 4
     flat_field: str | None = None
     line_rate_hz: float | None = None
     """None: as fast as the line takes frames; else by the clock."""
@@ -74,6 +69,7 @@ class Spec:
             },
             "pack": self.pack,
             "cameras": cameras,
+            "batch": {"size": self.batch},
             "runtime": {"options": {"workers": self.workers}},
             "journal": {"path": str(folder / "journal.db"), "synchronous": True},
             "sinks": [{"kind": "zeromq", "options": {"address": f"ipc://{folder}/events"}}],
@@ -97,7 +93,7 @@ class Tap:
         """Before the line starts."""
         self._left = dict.fromkeys(line.cameras, 0)
         for name, camera in line.cameras.items():
-            camera.read = self._gate(name, camera, camera.read)  # type: ignore[method-assign]
+            camera.read = self._gate(name, camera, camera.read)  # type: ignore[assignment, method-assign]
 
     def pass_frames(self, each: int, limit_s: float) -> float:
         """Wall seconds from opening the tap until all frames have been graded."""
@@ -161,51 +157,25 @@ def running(spec: Spec, folder: Path, prepare: Callable[[Line], None] = lambda l
 
 
 class Subscriber:
-    """A subscriber in a process of its own, as on a plant: it reads every event."""
+    """benchmarks/subscriber.py as a process."""
 
     def __init__(self, address: str, scrape: str) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._here, there = context.Pipe()
-        self._process = context.Process(target=_listen, args=(address, scrape, there), daemon=True)
+        self._command = [sys.executable, str(Path(__file__).with_name("subscriber.py")), address, scrape]
 
     def __enter__(self) -> Self:
-        self._process.start()
-        if not self._here.poll(60) or self._here.recv() != "listening":
-            raise RuntimeError("the subscriber did not start")
+        self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.ages_s()  # it listens
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.is_alive():
-            self._here.send("end")
-            self._process.join(10)
+        self._process.communicate(timeout=30)
 
     def ages_s(self) -> list[float]:
-        """From exposure to this process, of each defect that came since the last call."""
-        self._here.send("ages")
-        ages: list[float] = self._here.recv()
+        """From exposure to that process, of each defect that came since the last call."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(file=self._process.stdin, flush=True)
+        ages: list[float] = json.loads(self._process.stdout.readline())
         return ages
-
-
-def _listen(address: str, scrape: str, parent: Connection) -> None:
-    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
-        socket.connect(address)
-        socket.subscribe(b"")
-        decoder = msgspec.json.Decoder(Event)
-        ages: list[float] = []
-        scrape_at = time.monotonic()
-        parent.send("listening")
-        while True:
-            if socket.poll(100):
-                event = decoder.decode(socket.recv_multipart()[1])
-                if isinstance(event.data, Defect):
-                    ages.append((time.time_ns() - event.data.exposed_ns) / 1e9)
-            if time.monotonic() >= scrape_at:
-                scrape_at = time.monotonic() + SCRAPE_S
-                urllib.request.urlopen(scrape, timeout=10).read()
-            if parent.poll(0):
-                if parent.recv() == "end":
-                    return
-                parent.send(ages)
-                ages = []

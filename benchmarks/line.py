@@ -28,15 +28,16 @@ from typing import Any
 import numpy as np
 from bare import Bare, Work, calls, cores, prepare, variants
 from daemon import Spec, Tap, running
-from machine import cpu_by_thread, describe, memory_mb, spent_since
+from machine import cpu_by_thread, describe, spent_since
+from steady import paced, soak
 
 from inspector import pack as packs
 from inspector.pack import Pack
 from inspector.pipeline import Line
 from inspector.preprocess import FlatField
 from inspector.service import stopped_by_signals
-from inspector.tally import Ages
 
+PACK = Path(__file__).parent.parent / "engines" / "severstal"
 BAR = 0.90
 LOAD = 0.8
 """Share of the measured throughput at which ages are taken."""
@@ -98,7 +99,7 @@ def throughput(spec: Spec, pack: Pack, folder: Path, frames: int, rounds: int) -
         for loop in loops:
             loop.run(work, min(len(work), 20))
         for number in range(rounds):
-            turns = [daemon, *(lambda loop=loop: bare(loop) for loop in loops)]  # type: ignore[misc]
+            turns = [daemon, *(lambda loop=loop: bare(loop) for loop in loops)]
             for turn in turns if number % 2 == 0 else reversed(turns):
                 turn()
         _compare_calls(line, pack, work, rounds * each // spec.prepared + 1)
@@ -164,10 +165,14 @@ def _print_row(row: dict[str, Any]) -> None:
         span = f"{rate['min']:.1f}..{rate['max']:.1f}"
         print(f"  {title:12s}{rate['median']:8.1f} frames/s  ({span}), {cpu:.2f} ms CPU a frame")
     verdict = "ok" if ratio["median"] >= BAR else f"BELOW {BAR}"
-    print(f"  daemon / bare {row['best_bare']}: {ratio['median']:.3f} ({ratio['min']:.3f}..{ratio['max']:.3f})", verdict)
+    span = f"{ratio['min']:.3f}..{ratio['max']:.3f}"
+    print(f"  daemon / bare {row['best_bare']}: {ratio['median']:.3f} ({span}) {verdict}")
     print(f"  the same by CPU time: {row['cpu_ratio']['median']:.3f}")
-    spent = "".join(f", {name} {ms:.3f}" for name, ms in row["daemon_cpu_ms_a_frame"].items())
-    print(f"  daemon's CPU ms a frame: {spent[2:]}", flush=True)
+    print(f"  daemon's CPU ms a frame: {_shares(row['daemon_cpu_ms_a_frame'])}", flush=True)
+
+
+def _shares(ms: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.3f}" for name, value in ms.items() if value >= 0.0005)
 
 
 # ---------------------------------------------------------------- under a steady load
@@ -187,72 +192,8 @@ def in_own_process(base: Spec, rows: list[dict[str, Any]], folder: Path, asked: 
         print(f"  age of a defect at a subscriber: p50 {heard['p50']:.1f} ms, p99 {heard['p99']:.1f} ms")
     print(f"  frames: {found['issued']} issued, {found['inspected']} inspected, lost: {found['lost'] or 'none'}")
     print(f"  peak memory {found['memory_mb']['peak']:.0f} MB, of these the camera's strip {found['strip_mb']:.0f} MB")
-    print("  CPU ms a frame: " + ", ".join(f"{name} {ms:.3f}" for name, ms in found["cpu_ms_a_frame"].items()), flush=True)
+    print(f"  CPU ms a frame: {_shares(found['cpu_ms_a_frame'])}", flush=True)
     return found
-
-
-def paced(spec: Spec, folder: Path, rate: float, seconds: float) -> dict[str, Any]:
-    """A line fed by the clock, `rate` frames a second over all cameras."""
-    spec = replace(spec, line_rate_hz=rate / spec.cameras * spec.height)
-    with (
-        stopped_by_signals(threading.Event()),
-        tempfile.TemporaryDirectory(dir=folder) as own,
-        running(spec, Path(own)) as (line, subscriber),
-    ):
-        _await_frames(line)
-        time.sleep(min(2.0, seconds))  # caches and the first commits are warm
-        subscriber.ages_s()
-        line.publish.tally.ages = Ages()
-        before, first = cpu_by_thread(), _books(line)
-        time.sleep(seconds)
-        spent, last = spent_since(before, cpu_by_thread()), _books(line)
-        frames = max(1, last["inspected"] - first["inspected"])
-        ages, heard = line.publish.tally.ages, subscriber.ages_s()
-        return {
-            "frames_per_s": rate,
-            "age_ms": {f"p{p}": ages.percentile_ms(p) or math.nan for p in (50, 99)},
-            "event_age_ms": {f"p{p}": float(np.percentile(heard, p)) * 1e3 if heard else None for p in (50, 99)},
-            "issued": last["issued"] - first["issued"],
-            "inspected": last["inspected"] - first["inspected"],
-            "lost": last["lost"],
-            "memory_mb": memory_mb(),
-            "strip_mb": spec.cameras * spec.prepared * spec.height * spec.width / 1e6,
-            "cpu_ms_a_frame": {name: s / frames * 1e3 for name, s in Counter(spent).most_common()},
-        }
-
-
-def _await_frames(line: Line) -> None:
-    """The camera paints its strip first."""
-    deadline = time.monotonic() + LIMIT_S
-    while not all(line.ledger.issued().values()):
-        if time.monotonic() > deadline or line.crew.failure is not None:
-            raise RuntimeError(f"no frame came: {line.crew.failure}")
-        time.sleep(0.05)
-
-
-def _books(line: Line) -> dict[str, Any]:
-    books = list(line.ledger.totals().values())
-    lost: Counter[str] = Counter()
-    for camera in books:
-        lost.update(camera.lost)
-    return {"issued": sum(b.issued for b in books), "inspected": sum(b.inspected for b in books), "lost": dict(lost)}
-
-
-def soak(spec: Spec, folder: Path, seconds: float, rate: float) -> list[dict[str, float]]:
-    """Resident memory each minute of a daemon that runs alone."""
-    spec = replace(spec, line_rate_hz=rate / spec.cameras * spec.height)
-    rows = []
-    with running(spec, folder) as (line, subscriber):
-        _await_frames(line)
-        start = time.monotonic()
-        while (passed := time.monotonic() - start) < seconds:
-            time.sleep(min(60.0, seconds - passed))
-            subscriber.ages_s()
-            minute = (time.monotonic() - start) / 60
-            rows.append({"minute": minute, **memory_mb(), "inspected": _books(line)["inspected"]})
-            row = rows[-1]
-            print(f"minute {minute:5.1f}: {row['now']:.1f} MB (peak {row['peak']:.1f}), {row['inspected']:.0f} frames", flush=True)
-    return rows
 
 
 # ---------------------------------------------------------------- the command line
@@ -272,6 +213,7 @@ def _spec(asked: argparse.Namespace, folder: Path) -> Spec:
         prepared=asked.prepared,
         cameras=asked.cameras,
         workers=asked.workers,
+        batch=asked.batch,
         flat_field=flat_field,
     )
 
@@ -279,15 +221,18 @@ def _spec(asked: argparse.Namespace, folder: Path) -> Spec:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--pack", type=Path, default=Path(__file__).parent.parent / "engines" / "severstal", help="folder of the engines")
+    add("--pack", type=Path, default=PACK, help="folder of the engines")
     add("--shares", type=float, nargs="+", default=[0, 1, 15, 53], help="per cent of frames that hold a defect")
     add("--frames", type=int, default=800, help="frames in a slice")
     add("--rounds", type=int, default=7, help="slices of each side")
     add("--cameras", type=int, default=1, help="cameras of the line; the frames are shared out over them")
     add("--workers", type=int, default=0, help="cascade workers; 0: one for each core")
-    add("--flat-field", action="store_true", help="correct every frame in the daemon (the bare loop gets them corrected)")
+    add("--flat-field", action="store_true", help="the daemon corrects every frame; the bare loop gets them corrected")
+    add("--batch", type=int, default=4, help="frames that go through the cascade together at most")
     add("--prepared", type=int, default=200, help=f"different frames of each camera, in {ROUND}s")
-    add("--rate", type=float, help="frames a second of the paced part or the soak; default: 80 %% of what was measured")
+    add(
+        "--rate", type=float, help="frames a second of the paced part (default: 80 %% of the measured) or the soak (50)"
+    )
     add("--seconds", type=float, default=30.0, help="how long the paced part runs")
     add("--soak", type=float, default=0.0, metavar="MINUTES", help="instead of all that: memory each minute")
     add("--folder", type=Path, help="where the journal lies; default: the system's folder for temporary files")

@@ -115,8 +115,8 @@ class _Track:
     piece: int = 0
     coil: str | None = None
     open: list[_Open] = field(default_factory=list)
-    unsettled: list[tuple[int, int, int, float]] = field(default_factory=list)
-    """(sequence, end count, birth, mm) of inspected frames that wait for an open defect."""
+    unsettled: list[tuple[int, int, int, float, int]] = field(default_factory=list)
+    """(sequence, end count, birth, mm, width in px) of inspected frames that wait for an open defect."""
 
 
 class Grading:
@@ -153,6 +153,8 @@ class Grading:
         for verdict in verdicts.verdicts:
             self._take(verdict, graded)
             verdict.frame.release()
+        for name in {verdict.frame.camera: None for verdict in verdicts.verdicts}:
+            self._settle(name, self._tracks[name], graded)
         return graded
 
     def finish(self) -> Graded:
@@ -182,7 +184,8 @@ class Grading:
         elif track.end_count is not None:
             self._watch_encoder(frame, track, track.end_count, graded)
         self._meet_coil(frame, track, graded)
-        self._follow(verdict, track, graded)
+        if verdict.regions or track.open:
+            self._follow(verdict, track, graded)
         track.next_sequence = frame.sequence + 1
         track.piece = frame.piece
         track.height, track.width = frame.pixels.shape
@@ -193,8 +196,7 @@ class Grading:
             head = self._coils.at(frame.encoder_count).head_count
             start_mm = track.geometry.along_mm(frame.encoder_count, 0, head)
             graded.shown.append(Shown(frame.source, start_mm, start_mm + length_mm))
-        track.unsettled.append((frame.sequence, track.end_count, self._birth(frame), length_mm))
-        self._settle(frame.camera, track, graded)
+        track.unsettled.append((frame.sequence, track.end_count, self._birth(frame), length_mm, track.width))
 
     def _begin(self, frame: Frame, track: _Track, graded: Graded) -> None:
         """The camera's first frame of this run; the strip begins with the frames that were lost before it."""
@@ -423,8 +425,8 @@ class Grading:
         if not ready:
             return
         track.unsettled = track.unsettled[len(ready) :]
-        length_mm = sum(entry[3] for entry in ready)
-        graded.settled.append(Settled(camera, ready[0][0], ready[-1][0], None, ready[-1][1], length_mm, track.width))
+        length_mm, width = sum(entry[3] for entry in ready), max(entry[4] for entry in ready)
+        graded.settled.append(Settled(camera, ready[0][0], ready[-1][0], None, ready[-1][1], length_mm, width))
         graded.born += [(camera, entry[2]) for entry in ready]
         self._ledger.inspect(camera, len(ready))
 

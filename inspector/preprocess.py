@@ -168,6 +168,8 @@ def cut(pixels: Pixels, roi: Roi, size: TileSize, frame: int) -> list[Tile]:
     frame, the last of a row or column set back over its neighbour. A smaller one is filled up with black.
     """
     height, width = pixels.shape
+    if (height, width) == (size.height, size.width):  # by far the most
+        return [Tile(frame, 0, 0, pixels)] if roi.right > 0 and roi.left < width else []
     return [
         Tile(frame, y, x, _piece(pixels, y, x, size))
         for y in tile_starts(height, size.height)
@@ -183,8 +185,6 @@ def tile_starts(extent: int, tile: int) -> list[int]:
 
 
 def _piece(pixels: Pixels, y: int, x: int, size: TileSize) -> Pixels:
-    if pixels.shape == (size.height, size.width):
-        return pixels
     piece = pixels[y : y + size.height, x : x + size.width]
     if piece.shape == (size.height, size.width):
         return np.ascontiguousarray(piece)
@@ -214,6 +214,7 @@ class Preprocess:
         self._flat_fields = flat_fields
         self._number = 0
         self._waiting = Batch(0, [], [], [])
+        self._oldest_ns = 0
 
     def add(self, frame: Frame) -> Batch | None:
         """Prepare a frame: its pixels are corrected in place. Returns the batch if it is full now.
@@ -226,6 +227,7 @@ class Preprocess:
         roi = find_edges(frame.pixels, self._edges)
         waiting.tiles += cut(frame.pixels, roi, self._tile, frame=len(waiting.frames))
         waiting.rois.append(roi)
+        self._oldest_ns = min(self._oldest_ns, frame.monotonic_ns) if waiting.frames else frame.monotonic_ns
         waiting.frames.append(frame)
         return self.flush() if len(waiting.frames) >= self._size else None
 
@@ -236,8 +238,7 @@ class Preprocess:
         """
         if not self._waiting.frames:
             return None
-        oldest_ns = min(frame.monotonic_ns for frame in self._waiting.frames)
-        return max(0, oldest_ns + self._deadline_ns - now_ns) / 1e9
+        return max(0, self._oldest_ns + self._deadline_ns - now_ns) / 1e9
 
     def flush(self) -> Batch | None:
         """The frames that wait, as a batch; None if none does."""

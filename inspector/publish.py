@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 COMMIT_S = 0.1
 COMMIT_ITEMS = 64
 """So many graded batches are committed at once at the latest: what a kill can leave in flight is bounded."""
+COUNT_ITEMS = 32
+"""The metrics of clean frames are booked every so many graded batches, with each event and each heartbeat."""
 RETRY_S = 1.0
 
 
@@ -60,6 +63,7 @@ class Publish:
         self._beat_at = self._clock()
         self._commit_at = self._clock()
         self._dirty = 0
+        self._uncounted: list[tuple[Graded, int]] = []
         self._healthy = True
         self._given_up = 0
         self._undelivered: dict[str, int] = dict.fromkeys(outboxes, 0)
@@ -171,24 +175,32 @@ class Publish:
             self._metrics.journal_unjournalled.inc(given_up)
 
     def _count(self, item: Graded) -> None:
-        for settled in item.settled:
-            books, count = self._metrics.camera(settled.camera), settled.last - settled.first + 1
-            if settled.reason is None:
-                books.inspected.inc(count)
-                books.strip_metres.inc(settled.length_mm / 1000)
-            else:
-                books.lost(settled.reason, count)
         for draft in item.drafts:
             if isinstance(draft.data, Defect):
                 self._metrics.defects.labels(draft.data.defect_class.name, draft.data.severity).inc()
             elif isinstance(draft.data, Gap):
                 self._metrics.gaps.labels(draft.data.reason).inc()
-        now = time.time_ns()
-        self._metrics.ages(item.born, now)
-        self.tally.add(item, now)
+        self._uncounted.append((replace(item, drafts=[]), time.time_ns()))
+        if item.drafts or len(self._uncounted) >= COUNT_ITEMS:
+            self._count_frames()
+
+    def _count_frames(self) -> None:
+        """The metrics of many batches at once: one by one, in caches that the networks left cold, they cost more."""
+        for item, now in self._uncounted:
+            for settled in item.settled:
+                books, count = self._metrics.camera(settled.camera), settled.last - settled.first + 1
+                if settled.reason is None:
+                    books.inspected.inc(count)
+                    books.strip_metres.inc(settled.length_mm / 1000)
+                else:
+                    books.lost(settled.reason, count)
+            self._metrics.ages(item.born, now)
+            self.tally.add(item, now)
+        self._uncounted.clear()
 
     def _heartbeat(self) -> None:
         self._beat_at = self._clock() + self._heartbeat_s
+        self._count_frames()
         state, coil = self._status()
         data = Heartbeat(
             state=state,

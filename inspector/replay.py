@@ -15,8 +15,9 @@ from typing import Any
 from inspector import journal
 from inspector.config import Config, convert
 from inspector.pipeline import Line, build
-from inspector.records import Defect
+from inspector.records import CoilEvent, Defect
 from inspector.report import CoilReport, Piece, Throughput, render
+from inspector.report import check as check_report
 from inspector.report.journalled import RunFacts, gather
 from inspector.service import stopped_by_signals, watch
 from inspector.watching import Screen, console, summary, totals
@@ -46,6 +47,8 @@ def replay(request: Request) -> int:
     Raises:
         ConfigError: a source, the pack or a target file cannot be used.
     """
+    if request.report is not None:
+        check_report(request.report)
     stop = threading.Event()
     with ExitStack() as held:
         held.enter_context(stopped_by_signals(stop))
@@ -106,10 +109,9 @@ def _report(
 ) -> CoilReport | None:
     sums = totals(line)
     tally = line.publish.tally
-    length_mm = tally.inspected_mm.get(CAMERA, 0.0)
     throughput = Throughput(
         sums.inspected / seconds,
-        length_mm / 1000 / seconds * 60,
+        tally.inspected_mm.get(CAMERA, 0.0) / 1000 / seconds * 60,
         tally.ages.percentile_ms(50),
         tally.ages.percentile_ms(99),
         seconds,
@@ -117,7 +119,7 @@ def _report(
     facts = RunFacts(
         epoch=line.journal.epoch,
         width_px=tally.width_px,
-        length_mm=length_mm,
+        length_mm=_length_mm(config, path, line.journal.epoch),
         throughput=throughput,
         runtime=line.runtime.name,
         started_ns=started_ns,
@@ -128,6 +130,13 @@ def _report(
     if request.report is not None:
         render(found, request.report)
     return found
+
+
+def _length_mm(config: Config, path: Path, epoch: int) -> float:
+    """The strip that was played, with what could not be read."""
+    coils = [e.data for e in journal.read_events(path, kinds=["coil"], epochs=[epoch])]
+    counts = [coil.encoder_count for coil in coils if isinstance(coil, CoilEvent)]
+    return (max(counts) - min(counts)) * config.line.mm_per_count if counts else 0.0
 
 
 def _summarise(request: Request, line: Line, found: CoilReport | None, seconds: float, balanced: bool) -> None:

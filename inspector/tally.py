@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import threading
+from array import array
 from dataclasses import dataclass, field
 
 from inspector.records import Graded, Shown
@@ -19,7 +20,7 @@ class Ages:
         self._lock = threading.Lock()
         self._every = 1
         self._seen = 0
-        self._kept: list[float] = []
+        self._kept = array("d")
 
     def add(self, seconds: float) -> None:
         with self._lock:

@@ -20,7 +20,7 @@ from inspector.report.coil import (
     Throughput,
     Truth,
 )
-from inspector.report.page import page, render
+from inspector.report.page import check, page, render
 
 __all__ = [
     "CameraBooks",
@@ -33,6 +33,7 @@ __all__ = [
     "Piece",
     "Throughput",
     "Truth",
+    "check",
     "page",
     "render",
 ]

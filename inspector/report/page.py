@@ -76,6 +76,17 @@ def render(report: CoilReport, path: Path) -> None:
         ) from None
 
 
+def check(path: Path) -> None:
+    """Whether a report could be written there, before the work that it would tell of. Makes nothing.
+
+    Raises:
+        ConfigError: it could not.
+    """
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{path}: the report cannot be written. Name a file in a folder that exists and is writable")
+
+
 def _write(path: Path, content: bytes) -> None:
     with path.open("xb") as file:
         file.write(content)

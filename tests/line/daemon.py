@@ -137,8 +137,9 @@ class Daemon:
         """The next datagram to systemd of which a line begins so."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            ready, _, _ = select.select([self._systemd, self._life], [], [], PATIENCE_S)
-            if self._systemd not in ready:
+            heard = self._systemd.fileno()
+            ready, _, _ = select.select([heard, self._life], [], [], PATIENCE_S)
+            if heard not in ready:
                 break
             self.notes.append(self._systemd.recv(65536).decode())
             if any(line.startswith(beginning) for line in self.notes[-1].splitlines()):

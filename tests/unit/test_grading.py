@@ -710,6 +710,13 @@ def test_inspected_length_is_that_of_the_frames(rig: Rig) -> None:
     assert settled[-1].end_count == FIRST + 110
 
 
+def test_the_width_that_is_told_is_that_of_the_widest_frame(rig: Rig) -> None:
+    frames = rig.frames(clean(96), [32] * 3)
+    frames[2].pixels = clean(32, 40)
+    found = rig.run(frames, sizes=repeat(3))
+    assert [s.width_px for graded in found for s in graded.settled] == [WIDTH]
+
+
 def test_every_picture_of_a_replay_is_shown_once(rig: Rig) -> None:
     """Also one whose defect is still open."""
     frames = rig.frames(across_the_seam(), [32, 32], source="p")

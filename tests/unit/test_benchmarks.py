@@ -1,0 +1,37 @@
+"""The benchmark runs and writes what docs/performance.md names; what it measures is nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.packs import make_pack
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "line.py"
+
+
+def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
+    pack, figures = make_pack(tmp_path / "pack"), tmp_path / "figures.json"
+    command = [sys.executable, SCRIPT, "--quick", "--pack", pack, "--shares", "15", "--cameras", "2"]
+    done = subprocess.run(
+        [*command, "--flat-field", "--folder", tmp_path, "--json", figures], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "daemon / bare" in done.stdout
+    found = json.loads(figures.read_text())
+    assert found["pack"]["name"] == "bands"
+    assert [row["defective_percent"] for row in found["rows"]] == [15]
+    for row in found["rows"]:
+        assert row["cameras"] == 2
+        assert row["flat_field"] is True
+        assert row["calls_a_frame"]["gate"] == 1
+        assert row["best_bare"] in row["frames_per_s"]
+        for spread in (row["ratio"], row["cpu_ratio"], *row["frames_per_s"].values(), *row["cpu_ms_a_frame"].values()):
+            assert 0 < spread["min"] <= spread["median"] <= spread["max"]
+        assert {"cascade-0", "grading", "publish"} <= set(row["daemon_cpu_ms_a_frame"])
+    paced = found["paced"]
+    assert paced["age_ms"]["p50"] <= paced["age_ms"]["p99"]
+    assert paced["inspected"] > 0
+    assert paced["memory_mb"]["peak"] >= paced["memory_mb"]["now"] > 0
