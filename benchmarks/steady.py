@@ -66,7 +66,7 @@ def _books(line: Line) -> dict[str, Any]:
     books = list(line.ledger.totals().values())
     lost: Counter[str] = Counter()
     for camera in books:
-        lost.update(camera.lost)
+        lost.update({str(reason): count for reason, count in camera.lost.items()})
     return {"issued": sum(b.issued for b in books), "inspected": sum(b.inspected for b in books), "lost": dict(lost)}
 
 

@@ -65,6 +65,7 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--pack", type=Path, required=True, help="folder to write, such as engines/severstal")
     command.add_argument("--version", default="1.0.0")
     command.add_argument("--names", type=Path, help="YAML with class number: name")
+    command.add_argument("--note", default="", help="Markdown for the end of the model card")
     _add_tile(command)
     command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to choose on")
     command.add_argument("--test", type=Path, action="append", default=[], help="one more folder to measure on")
@@ -124,6 +125,7 @@ def export(arguments: argparse.Namespace) -> None:
         tile=TileSize(height=arguments.height, width=arguments.width),
         validation=tuple(arguments.validation),
         test=tuple(arguments.test),
+        note=arguments.note,
     )
     _show(packing.make(order))
 

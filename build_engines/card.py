@@ -59,7 +59,8 @@ class Facts:
     parts: dict[str, str]
     reports: dict[str, Any]
     costs: dict[str, float]
-    run: Path
+    note: str = ""
+    """Anything more about this pack, Markdown."""
 
 
 def costs(pack: Pack) -> dict[str, float]:
@@ -83,8 +84,8 @@ def _milliseconds(file: Path, tile: np.ndarray[Any, np.dtype[np.uint8]]) -> floa
 
 def write(file: Path, facts: Facts) -> None:
     """Write the card as Markdown."""
-    sections = [_head(facts), _data(facts), _figures(facts), _rules(facts), LIMITS, REPRODUCE]
-    file.write_text("\n\n".join(sections) + "\n", encoding="utf-8")
+    sections = [_head(facts), _data(facts), _figures(facts), _rules(facts), LIMITS, REPRODUCE, facts.note]
+    file.write_text("\n\n".join(filter(None, sections)) + "\n", encoding="utf-8")
 
 
 def _head(facts: Facts) -> str:

@@ -37,6 +37,8 @@ class Order:
     """More data folders to choose thresholds on."""
     test: tuple[Path, ...] = ()
     """More data folders to measure on, each reported by its folder's name."""
+    note: str = ""
+    """Goes to the end of the model card, Markdown."""
 
 
 def deployed(run: Path, classes: Sequence[int]) -> dict[str, Deployed]:
@@ -99,7 +101,7 @@ def make(order: Order) -> dict[str, Any]:
     costs = card.costs(pack)
     manifest = with_figures(pack.manifest, reports, costs)
     export.write_manifest(manifest, building)
-    card.write(building / "MODEL_CARD.md", card.Facts(manifest, samples, parts, reports, costs, order.run))
+    card.write(building / "MODEL_CARD.md", card.Facts(manifest, samples, parts, reports, costs, order.note))
     export.put_in_place(building, order.pack)
     return reports
 

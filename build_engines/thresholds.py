@@ -4,7 +4,8 @@ Gate: recall first. The highest threshold that keeps, in every validation set, 9
 which the rest of the cascade finds something true; to let others through costs time and reports nothing.
 Types: the threshold with the best F1; the floor keeps 98.5 % of the frames that have the class, within limits.
 Segmenters: the pixel threshold and minimum area with the best sum of the mean Dice of frames that have the class
-and half the share of frames without it that stay empty, among those that gate and types let through.
+and half the share of frames without it that stay empty, among those that gate and types let through;
+no minimum area is larger than what 95 % of the frames with the class show of it.
 Each validation set (real frames, synthetic strip) weighs the same, however many frames it has.
 """
 
@@ -33,6 +34,9 @@ TYPES_RANGE = (0.15, 0.7)
 FLOOR_RANGE = (0.02, 0.3)
 PIXEL_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 AREAS_PX = (100, 150, 200, 300, 450, 600)
+LOST_TO_AREA = 0.05
+"""A minimum area may be larger than the defects of at most this share of the frames: what it deletes has escaped."""
+
 
 Pieces = NDArray[np.int64]
 """[components, 2]: area, and how much of it is true, px."""
@@ -187,9 +191,11 @@ def _with_segmenters(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
 
 def _best_area(asked: Sequence[Seen], position: int) -> tuple[float, int]:
     """The pair that serves best; of equals the first, which finds the most."""
-    pairs = [(threshold, area) for threshold in PIXEL_THRESHOLDS for area in AREAS_PX]
-    if not any(one.truth_px[position] for one in asked):
-        return 0.5, 200
+    true_px = [int(one.truth_px[position]) for one in asked if one.truth_px[position]]
+    if not true_px:
+        return 0.5, AREAS_PX[0]
+    most = max(AREAS_PX[0], float(np.quantile(true_px, LOST_TO_AREA)))
+    pairs = [(threshold, area) for threshold in PIXEL_THRESHOLDS for area in AREAS_PX if area <= most]
     return max(pairs, key=lambda pair: _worth(asked, position, *pair))
 
 

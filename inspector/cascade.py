@@ -120,7 +120,10 @@ def regions(picture: NDArray[np.uint8], roi: Roi, class_number: int, threshold: 
     # The border lets pieces grow together at the box's rim as they do inside it.
     inner = np.ascontiguousarray(mask[y0 : y0 + height, x0 : x0 + width])
     grown = cv2.dilate(inner, np.ones((merge_px + 1, merge_px + 1), np.uint8)) if merge_px else inner
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(grown, connectivity=8)
+    # As many pieces as can lie apart; where 16 bits can number them, that takes less than half the time of 32.
+    most = (height // (merge_px + 2) + 1) * (width // (merge_px + 2) + 1)
+    kind = cv2.CV_16U if most < 65_535 else cv2.CV_32S
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(grown, connectivity=8, ltype=kind)
     found = []
     for label in range(1, count):
         x, y, w, h = stats[label, :4].tolist()

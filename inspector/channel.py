@@ -105,8 +105,9 @@ class Channel(Generic[T]):
                 if self._open_writers == 0 or self._abandoned:
                     raise ChannelClosed("every writer of this channel has closed")
                 left = deadline - time.monotonic()
-                if left <= 0 or not self._changed_in.wait(left):
+                if left <= 0:
                     return None
+                self._changed_in.wait(left)
             item = self._items.popleft()
             self._taken += 1
             # Half the channel at a time: a writer that is woken for every item costs a thread switch an item.

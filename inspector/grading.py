@@ -117,6 +117,8 @@ class _Track:
     open: list[_Open] = field(default_factory=list)
     unsettled: list[tuple[int, int, int, float, int]] = field(default_factory=list)
     """(sequence, end count, birth, mm, width in px) of inspected frames that wait for an open defect."""
+    untold: Draft | None = None
+    """The gap that earlier runs left. It goes out with the first fate: a kill before that leaves it to the next run."""
 
 
 class Grading:
@@ -175,7 +177,7 @@ class Grading:
         track = self._tracks[frame.camera]
         self._last_ns = max(self._last_ns, frame.exposed_ns)
         if track.end_count is None:
-            self._begin(frame, track, graded)
+            self._begin(frame, track)
         elsewhere = frame.piece != track.piece or frame.pixels.shape[1] != track.width
         if frame.sequence > track.next_sequence or elsewhere:
             self._close_all(track, graded)
@@ -198,18 +200,26 @@ class Grading:
             graded.shown.append(Shown(frame.source, start_mm, start_mm + length_mm))
         track.unsettled.append((frame.sequence, track.end_count, self._birth(frame), length_mm, track.width))
 
-    def _begin(self, frame: Frame, track: _Track, graded: Graded) -> None:
+    def _begin(self, frame: Frame, track: _Track) -> None:
         """The camera's first frame of this run; the strip begins with the frames that were lost before it."""
         track.piece = frame.piece
         track.end_count = frame.encoder_count - track.geometry.counts_of_lines(frame.pixels.shape[0] * frame.sequence)
         self._coils.begin(track.end_count)
         resumed = self._resumed.pop(frame.camera, None)
-        if resumed is None or (resumed.frames == 0 and track.end_count <= resumed.end_count):
+        if resumed is None:
             return
-        detail = "the daemon was killed or stopped; this strip passed before it was back"
-        start, end = resumed.end_count, max(resumed.end_count, track.end_count)
-        loss = Loss(frame.camera, 0, resumed.frames, Reason.CRASH, detail)
-        graded.drafts.append(self._gap(loss, track.geometry, start, end, frame.exposed_ns))
+        start = resumed.end_count
+        if start is None:  # nowhere is known: they lay somewhere before
+            start = track.end_count - track.geometry.counts_of_lines(frame.pixels.shape[0] * resumed.frames)
+        if resumed.frames or track.end_count > start:
+            detail = "the daemon was killed or stopped; this strip passed before it was back"
+            loss = Loss(frame.camera, 0, resumed.frames, Reason.CRASH, detail)
+            track.untold = self._gap(loss, track.geometry, start, max(start, track.end_count), frame.exposed_ns)
+
+    def _tell(self, track: _Track, graded: Graded) -> None:
+        untold, track.untold = track.untold, None
+        if untold is not None:
+            graded.drafts.append(untold)
 
     # ------------------------------------------------------------ gaps and coils
 
@@ -219,6 +229,7 @@ class Grading:
         total = end - track.next_sequence
         start, stop = self._hole(track, total, frame)
         self._settle(camera, track, graded, everything=True)
+        self._tell(track, graded)
         before = 0
         for loss in losses:
             a = start + (stop - start) * before // total
@@ -424,6 +435,7 @@ class Grading:
         ready = [entry for entry in track.unsettled if entry[0] < limit]
         if not ready:
             return
+        self._tell(track, graded)
         track.unsettled = track.unsettled[len(ready) :]
         length_mm, width = sum(entry[3] for entry in ready), max(entry[4] for entry in ready)
         graded.settled.append(Settled(camera, ready[0][0], ready[-1][0], None, ready[-1][1], length_mm, width))

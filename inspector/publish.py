@@ -209,6 +209,7 @@ class Publish:
             cameras=self._ledger.totals(),
             undelivered=dict(self._undelivered),
         )
+        self._commit()  # what a heartbeat says of the books, a kill -9 cannot unsay
         beat = self._journal.identify(Draft(f"heartbeat/v1/{self._line}/", time.time_ns(), data))
         self._send([beat])
 

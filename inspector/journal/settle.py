@@ -16,11 +16,11 @@ class Resumed:
     """Where a camera's books ended before this start."""
 
     epoch: int
-    """The newest earlier run that settled a frame of this camera."""
+    """The newest earlier run that settled a frame of this camera; if none did, the newest that issued one."""
     frames: int
     """Frames since then that no gap event tells of: they were in flight when a run died."""
-    end_count: int
-    """Encoder count behind the last frame with a known fate: from here on nothing was inspected."""
+    end_count: int | None
+    """Encoder count behind the last frame with a known fate, behind which nothing was inspected; None: there is none."""
 
 
 def end_run(db: sqlite3.Connection, epoch: int, state: RunState, now_ns: int) -> None:
@@ -70,8 +70,10 @@ def resumed(db: sqlite3.Connection, path: Path, camera: str) -> Resumed | None:
         "(SELECT sum(rest) FROM book AS later WHERE later.camera = ?1 AND later.epoch >= book.epoch) "
         "FROM book WHERE camera = ?1 AND end_count IS NOT NULL ORDER BY epoch DESC LIMIT 1"
     )
-    found = rows(db, tuple[int, int, int], path, query, (camera,))
-    if not found:
-        return None
-    epoch, end_count, frames = found[0]
-    return Resumed(epoch=epoch, frames=frames, end_count=end_count)
+    none_settled = "SELECT max(epoch), NULL, sum(rest) FROM book WHERE camera = ?1 GROUP BY camera HAVING sum(rest) > 0"
+    for each in (query, none_settled):
+        found = rows(db, tuple[int, int | None, int], path, each, (camera,))
+        if found:
+            epoch, end_count, frames = found[0]
+            return Resumed(epoch=epoch, frames=frames, end_count=end_count)
+    return None

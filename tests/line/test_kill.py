@@ -8,11 +8,15 @@ from collections import Counter, defaultdict
 from contextlib import closing
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from inspector.journal import Audit, RunState
-from inspector.records import CoilEvent, Defect, Event, Gap, Reason
+from inspector.records import CoilEvent, Defect, Event, Gap, Heartbeat, Reason
 from tests.conftest import Start
 from tests.line.daemon import Daemon, Subscriber, journalled, proven, subscribed
-from tests.line.lines import config, lossless, pictures, played
+from tests.line.lines import config, filmed, lossless, pictures, played
+from tests.packs import TILE, paint
 
 KILLS = 12
 COUNT = 8
@@ -51,6 +55,7 @@ def test_the_books_balance_and_no_event_is_lost(start: Start, pack: Path, tmp_pa
     assert sum(books.lost.get(Reason.CRASH, 0) for books in found.books) > KILLS
     stored = journalled(path)
     no_event_is_missing(stored, heard)
+    no_heartbeat_said_more_than_the_books(heard, found)
     defects_are_those_of_the_settled_frames(stored, path)
     every_kill_is_a_gap(stored, found)
 
@@ -78,6 +83,14 @@ def no_event_is_missing(stored: list[Event], heard: list[Event]) -> None:
     said = [event for event in heard if not event.subject.startswith("heartbeat/")]
     assert said
     assert all(by_id[event.id] == event for event in said)
+
+
+def no_heartbeat_said_more_than_the_books(heard: list[Event], found: Audit) -> None:
+    books = {(entry.epoch, entry.camera): entry for entry in found.books}
+    for event in heard:
+        if isinstance(event.data, Heartbeat):
+            for camera, said in event.data.cameras.items():
+                assert said.issued <= books[event.epoch, camera].issued
 
 
 def defects_are_those_of_the_settled_frames(stored: list[Event], path: Path) -> None:
@@ -108,3 +121,39 @@ def every_kill_is_a_gap(stored: list[Event], found: Audit) -> None:
     assert told == crashed
     coils = [event.data for event in stored if isinstance(event.data, CoilEvent)]
     assert coils[-1].phase == "end"
+
+
+def test_frames_lost_before_any_was_settled_are_told_once(start: Start, pack: Path, tmp_path: Path, ipc: str) -> None:
+    """One long defect over all pictures holds back their fates; twice the daemon is killed with it still open."""
+    path, sources = tmp_path / "j.db", tmp_path / "pictures"
+    sources.mkdir()
+    pixels = np.full(TILE, 90, dtype=np.uint8)
+    paint(pixels, 1, 0, 20, TILE[0], 8)
+    for number in range(COUNT):
+        cv2.imwrite(str(sources / f"{number}.png"), pixels)
+    sinks = [{"kind": "zeromq", "options": {"address": ipc, "linger_ms": 0}}]
+    camera = played(sources, repeat=1, contiguous=True)
+    idle = filmed("idle", hang_at_frame=0, pace="free")  # or the daemon would end with the pictures
+    setup = config(pack, path, camera, idle, sinks=sinks, line=lossless(heartbeat_s=0.05))
+
+    def all_are_issued(event: Event) -> bool:
+        return isinstance(event.data, Heartbeat) and event.data.cameras["a"].issued == COUNT
+
+    for _ in range(2):
+        with subscribed(ipc, "heartbeat/") as ears:
+            daemon = start(setup)
+            ears.until(all_are_issued, daemon, "all pictures to be issued")
+            daemon.kill()
+        proven(path)
+    assert journalled(path, "gap", "defect") == []
+    for _ in range(2):
+        with subscribed(ipc, "heartbeat/") as ears:
+            daemon = start(setup)
+            ears.until(all_are_issued, daemon, "all pictures to be issued")
+            assert daemon.stop() == 0
+
+    lost = [books.lost for books in proven(path).books if books.camera == "a"]
+    assert lost == [{Reason.CRASH: COUNT}, {Reason.CRASH: COUNT}, {}, {}]
+    gaps = [event.data for event in journalled(path, "gap") if isinstance(event.data, Gap)]
+    assert [(gap.reason, gap.frames) for gap in gaps if gap.frames] == [(Reason.CRASH, 2 * COUNT)]
+    assert [event.data.frames for event in journalled(path, "defect") if isinstance(event.data, Defect)] == [COUNT] * 2

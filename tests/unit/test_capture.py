@@ -233,7 +233,8 @@ def test_whatever_a_camera_goes_through_the_books_are_right(told: list[Told]) ->
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=6))
 def test_pieces_of_strip_never_run_on_over_a_reopened_camera(lives: list[int]) -> None:
-    rig = Rig(*([*(frame(n, piece=n // 2) for n in range(count)), CameraError("dead")] for count in lives)).run(500)
+    scripts: list[Life] = [[*(frame(n, piece=n // 2) for n in range(count)), CameraError("dead")] for count in lives]
+    rig = Rig(*scripts).run(500)
     pieces = [one.piece for one in rig.frames]
     expected = [(life, n // 2) for life, count in enumerate(lives) for n in range(count)]
     assert len(set(pieces)) == len(set(expected))
@@ -290,8 +291,8 @@ def test_the_first_opening_is_no_reopening() -> None:
 
 
 def test_a_camera_that_dies_at_once_is_tried_once_a_second() -> None:
-    dead = CameraError("dead")
-    rig = Rig(*[[dead]] * 3, *[REFUSED] * 3, [frame(0)]).run()
+    dies: Life = [CameraError("dead")]
+    rig = Rig(dies, dies, dies, *[REFUSED] * 3, [frame(0)]).run()
     gaps = [round(b - a, 6) for a, b in pairwise(rig.camera.tried)]
     assert gaps == [BACK_OFF_S] * 6
 
@@ -299,7 +300,7 @@ def test_a_camera_that_dies_at_once_is_tried_once_a_second() -> None:
 def test_a_camera_that_cannot_even_be_let_go_is_opened_again() -> None:
     rig = Rig([frame(0), CameraError("dead")], [frame(0)])
     rig.camera.exit_fails = True
-    frames = []
+    frames: list[Frame] = []
     for _ in range(50):
         if rig.capture.ended:
             break

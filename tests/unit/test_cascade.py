@@ -8,10 +8,12 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from inspector import pack
 from inspector.cascade import Cascade, regions, veto_factor
@@ -19,7 +21,8 @@ from inspector.config import EdgeConfig
 from inspector.pack import Manifest, Pack
 from inspector.preprocess import cut, find_edges
 from inspector.records import Batch, Frame, Pixels, Region, Roi, Verdict
-from inspector.runtimes import Stream, onnx
+from inspector.runtimes import Stream
+from inspector.runtimes import onnx as runtime_onnx
 from tests import networks
 from tests.packs import BAND, TILE, make_pack, paint
 
@@ -73,7 +76,7 @@ class Bench:
 
 def bench(folder: Path, merge_px: int = MERGE_PX) -> Iterator[Bench]:
     engines = pack.load(folder)
-    with onnx.open(onnx.Options(workers=1), engines) as runtime:
+    with runtime_onnx.open(runtime_onnx.Options(workers=1), engines) as runtime:
         asked = Counting(runtime.stream())
         yield Bench(engines, asked, Cascade(engines, asked, merge_px))
 
@@ -292,6 +295,38 @@ def test_a_defect_across_lanes_is_one_region(easy: Bench) -> None:
     assert region.mask.all()
 
 
+def segment_as_bright_as_its_tile() -> onnx.ModelProto:
+    """Class 1 pixels get the brightest grey of their tile: two tiles say different things of one pixel."""
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["grey"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["grey"], ["most"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Cast", ["most"], ["most8"], to=TensorProto.UINT8),
+        networks.constant("low", np.float32(BAND[1])),
+        networks.constant("high", np.float32(BAND[1] + 9)),
+        helper.make_node("GreaterOrEqual", ["grey", "low"], ["a"]),
+        helper.make_node("LessOrEqual", ["grey", "high"], ["b"]),
+        helper.make_node("And", ["a", "b"], ["band"]),
+        networks.constant("none", np.uint8(0)),
+        helper.make_node("Where", ["band", "most8", "none"], ["map"]),
+        networks.constant("axis", np.array([1], dtype=np.int64)),
+        helper.make_node("Squeeze", ["map", "axis"], ["probability"]),
+    ]
+    return networks.graph(nodes, TILE, ("probability", TensorProto.UINT8, list(TILE)))
+
+
+@pytest.mark.parametrize("x", [5, 90])
+def test_where_lanes_overlap_the_surer_one_counts(tmp_path: Path, x: int) -> None:
+    folder = make_pack(tmp_path)
+    networks.swap(folder, "segment_1", segment_as_bright_as_its_tile())
+    picture = clean(HEIGHT, 100)  # tiles at the columns 0 and 36
+    paint(picture, 1, 10, 45, 6, 10)
+    picture[0, x] = 255  # in one of them
+    for made in bench(folder):
+        (verdict,) = made.judge([picture])
+        (region,) = verdict.regions
+        assert region.score == pytest.approx(1.0)
+
+
 def test_tiles_beyond_the_edge_are_not_asked(counted: Bench) -> None:
     counted.judge([clean(HEIGHT, 3 * WIDTH)], [Roi(WIDTH + 3, 2 * WIDTH - 3)])
     assert counted.asked.gated == [1]
@@ -337,7 +372,7 @@ def maps(draw: st.DrawFn) -> NDArray[np.uint8]:
     return picture
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(maps(), st.integers(0, 25), st.integers(0, 25), st.integers(1, 255), st.integers(0, 6))
 def test_regions_are_those_of_the_reference(
     picture: NDArray[np.uint8], left: int, right: int, level: int, merge_px: int
@@ -355,6 +390,27 @@ def test_regions_are_those_of_the_reference(
         assert region.score == pytest.approx(sum(int(picture[p]) for p in own) / len(own) / 255)
         assert level / 255 <= region.score + 1e-9
         assert region.score <= 1.0
+
+
+@pytest.mark.parametrize("merge_px", [0, 1, 2, 3, 12])
+@pytest.mark.parametrize("way", [(1, 0), (0, 1), (1, 1)])
+def test_pieces_merge_at_the_same_distance_in_every_direction(merge_px: int, way: tuple[int, int]) -> None:
+    for apart in range(1, merge_px + 4):
+        picture = np.zeros((40, 40), dtype=np.uint8)
+        picture[10, 10] = picture[10 + apart * way[0], 10 + apart * way[1]] = 255
+        found = regions(picture, Roi(0, 40), 1, 0.5, merge_px)
+        assert len(found) == (1 if apart <= merge_px + 1 else 2), apart
+
+
+@pytest.mark.parametrize("merge_px", [0, 1, 12])
+def test_as_many_regions_as_fit_into_a_frame(merge_px: int) -> None:
+    """Dust all over a frame of the reference size, none of it near enough to merge."""
+    step = merge_px + 2
+    picture = np.zeros((256, 1600), dtype=np.uint8)
+    picture[::step, ::step] = 255
+    found = regions(picture, Roi(0, 1600), 1, 0.5, merge_px)
+    assert len(found) == -(-256 // step) * -(-1600 // step)
+    assert {r.area_px for r in found} == {1}
 
 
 def test_regions_do_not_change_the_map() -> None:

@@ -106,6 +106,15 @@ def test_a_hole_is_cut_out_exactly_and_what_lies_beside_it_stays() -> None:
     assert ledger.totals()["a"].lost == {"missing": 5, "overrun": 3, "overload": 2}
 
 
+def test_a_loss_is_taken_once() -> None:
+    """What was handed on is forgotten: an endless strip must not fill the memory, nor a loss be told twice."""
+    ledger = Ledger(["a"])
+    for sequence in (3, 4, 5):
+        ledger.lose(Loss("a", sequence, 1, Reason.OVERLOAD))
+    assert [loss.reason for loss in ledger.take_losses("a", 3, 5)] == [Reason.OVERLOAD]
+    assert [loss.reason for loss in ledger.take_losses("a", 3, 6)] == [Reason.MISSING, Reason.OVERLOAD]
+
+
 def test_only_losses_that_say_the_same_are_one() -> None:
     ledger = Ledger(["a"])
     for sequence, (detail, source) in enumerate(

@@ -46,7 +46,8 @@ def test_whatever_comes_the_pool_is_bounded_and_frames_never_share_memory(
             slot = pool.take(*step, 0.0)
             assert (slot is None) == (len(live) == slots)
             if slot is not None:
-                assert (slot.pixels.shape, slot.pixels.dtype) == (step, np.uint8)
+                assert slot.pixels.shape == step
+                assert slot.pixels.dtype == np.uint8
                 assert slot.pixels.flags.c_contiguous
                 assert slot.pixels.flags.writeable
                 slot.pixels[:] = mark

@@ -137,5 +137,6 @@ def test_any_text_is_a_mask_or_a_value_error(words: list[object], height: int) -
         mask = decode(" ".join(map(str, words)), height, 4)
     except ValueError:
         return
-    assert (mask.shape, mask.dtype) == ((height, 4), np.bool_)
+    assert mask.shape == (height, 4)
+    assert mask.dtype == np.bool_
     assert np.array_equal(decode(encode(mask), height, 4), mask)
