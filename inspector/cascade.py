@@ -7,6 +7,7 @@ lose recall at every stage).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -110,7 +111,7 @@ def regions(picture: NDArray[np.uint8], roi: Roi, class_number: int, threshold: 
 
     Pixels beyond the strip's edges never count. The score is the mean probability over the region's mask.
     """
-    level = max(1, round(threshold * 255))
+    level = max(1, math.ceil(threshold * 255))
     mask = (picture >= level).view(np.uint8)
     mask[:, : roi.left] = 0
     mask[:, roi.right :] = 0

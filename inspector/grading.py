@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Literal
 
-import cv2
-import numpy as np
-
-from inspector import thumbnails
 from inspector.config import GradingConfig, SeverityRule
-from inspector.journal import Resumed
+from inspector.joining import Joining, OpenDefect
+from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
 from inspector.pack import Pack
 from inspector.records import (
@@ -34,10 +30,8 @@ from inspector.records import (
     Graded,
     Loss,
     Mask,
-    Pixels,
     Position,
     Reason,
-    Region,
     Roi,
     Settled,
     Shown,
@@ -45,62 +39,7 @@ from inspector.records import (
     Verdict,
     Verdicts,
 )
-from inspector.rle import encode_box
 from inspector.strip import Coil, CoilMap, Geometry
-
-
-@dataclass(slots=True, eq=False)
-class _Seen:
-    """What is kept of a frame while a defect in it is open."""
-
-    sequence: int
-    offset: int
-    """Rows of the frames before it, back to the defect's first one."""
-    height: int
-    pixels: Pixels | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Open:
-    """A defect that may go on in the next frame. Rows count from the top of its first frame."""
-
-    class_number: int
-    first: Frame
-    roi: Roi
-    parts: list[Region] = field(default_factory=list)
-    seen: list[_Seen] = field(default_factory=list)
-    rows: int = 0
-    """Rows of its frames before the present one."""
-    before: list[Region] = field(default_factory=list)
-    """What was cut off above its first frame, in negative rows: whatever is near goes on with it."""
-    goes_on: bool = False
-    """It is the rest of a defect that was cut, so it counts however small it is."""
-    continues: bool = False
-    """It was cut here."""
-
-    @property
-    def box(self) -> Box:
-        x = min(part.x for part in self.parts)
-        y = min(part.y for part in self.parts)
-        right = max(part.x + part.width for part in self.parts)
-        bottom = max(part.y + part.height for part in self.parts)
-        return Box(x=x, y=y, width=right - x, height=bottom - y)
-
-    @property
-    def bottom(self) -> int:
-        return max(part.y + part.height for part in self.parts)
-
-    @property
-    def area_px(self) -> int:
-        return sum(part.area_px for part in self.parts)
-
-    @property
-    def large_enough(self) -> bool:
-        return self.goes_on or self.area_px >= max(part.needed_px for part in self.parts)
-
-    @property
-    def score(self) -> float:
-        return sum(part.score * part.area_px for part in self.parts) / max(1, self.area_px)
 
 
 @dataclass(slots=True, eq=False)
@@ -108,13 +47,13 @@ class _Track:
     """One camera's way along the strip."""
 
     geometry: Geometry
+    joining: Joining
     next_sequence: int = 0
     end_count: int | None = None
     height: int = 0
     width: int = 0
     piece: int = 0
     coil: str | None = None
-    open: list[_Open] = field(default_factory=list)
     unsettled: list[tuple[int, int, int, float, int]] = field(default_factory=list)
     """(sequence, end count, birth, mm, width in px) of inspected frames that wait for an open defect."""
     untold: Draft | None = None
@@ -142,7 +81,7 @@ class Grading:
         self._ledger = ledger
         self._resumed = dict(resumed)
         self._birth = birth
-        self._tracks = {name: _Track(geometry) for name, geometry in geometries.items()}
+        self._tracks = {name: _Track(geometry, Joining(config)) for name, geometry in geometries.items()}
         self._coil: Coil | None = None
         self._last_count = 0
         self._last_ns = 0
@@ -164,7 +103,7 @@ class Grading:
         graded = Graded()
         issued = self._ledger.issued()
         for name, track in self._tracks.items():
-            self._close_all(track, graded)
+            self._emit(track.joining.close(), track, graded)
             self._settle(name, track, graded, everything=True)
             if issued[name] > track.next_sequence:
                 self._book_hole(name, track, issued[name], None, graded)
@@ -180,14 +119,14 @@ class Grading:
             self._begin(frame, track)
         elsewhere = frame.piece != track.piece or frame.pixels.shape[1] != track.width
         if frame.sequence > track.next_sequence or elsewhere:
-            self._close_all(track, graded)
+            self._emit(track.joining.close(), track, graded)
         if frame.sequence > track.next_sequence:
             self._book_hole(frame.camera, track, frame.sequence, frame, graded)
         elif track.end_count is not None:
             self._watch_encoder(frame, track, track.end_count, graded)
         self._meet_coil(frame, track, graded)
-        if verdict.regions or track.open:
-            self._follow(verdict, track, graded)
+        if verdict.regions or track.joining.open:
+            self._emit(track.joining.follow(verdict), track, graded)
         track.next_sequence = frame.sequence + 1
         track.piece = frame.piece
         track.height, track.width = frame.pixels.shape
@@ -251,7 +190,7 @@ class Grading:
         """The encoder ran on without frames (or back): strip that no frame shows is a gap too."""
         if abs(frame.encoder_count - expected) <= track.geometry.counts_of_lines(2):
             return
-        self._close_all(track, graded)
+        self._emit(track.joining.close(), track, graded)
         if frame.encoder_count > expected:
             reopened = frame.piece != track.piece
             reason = Reason.CAMERA_DOWN if reopened else Reason.MISSING
@@ -280,7 +219,7 @@ class Grading:
         """A coil begins for a camera at its own count, and for the line when the first camera sees it."""
         coil = self._coils.at(frame.encoder_count)
         if coil.name != track.coil:
-            self._close_all(track, graded)
+            self._emit(track.joining.close(), track, graded)
             track.coil = coil.name
         if self._coil is None:
             self._coil = coil
@@ -294,98 +233,18 @@ class Grading:
         event = CoilEvent(coil=coil.name, phase=phase, encoder_count=count)
         graded.drafts.append(Draft(f"coil/v1/{self._line}/", self._last_ns, event))
 
-    # ------------------------------------------------------------ defects over frames
+    def _emit(self, done: list[OpenDefect], track: _Track, graded: Graded) -> None:
+        graded.drafts += [self._draft(defect, track.geometry) for defect in done]
 
-    def _follow(self, verdict: Verdict, track: _Track, graded: Graded) -> None:
-        """Regions of this frame join the open defects they touch; what no longer reaches the seam is complete."""
-        heirs = self._heirs(verdict, track)
-        going = [defect for defect in track.open if id(defect) not in heirs] + list(heirs.values())
-        for region in verdict.regions:
-            touched = [defect for defect in going if self._touch(defect, region)]
-            going = [defect for defect in going if defect not in touched] + [self._join(touched, region, verdict)]
-        done = []
-        for defect in track.open:
-            heir = heirs.get(id(defect))
-            if heir is not None:
-                defect.continues = heir not in going or bool(heir.parts)
-                done.append(defect)
-        going = [defect for defect in going if defect.parts]
-        track.open = [defect for defect in going if self._reaches_end(defect, verdict.frame)]
-        done += [defect for defect in going if defect not in track.open]
-        self._show(verdict.frame, track.open, done)
-        self._emit(done, track, graded)
-
-    def _heirs(self, verdict: Verdict, track: _Track) -> dict[int, _Open]:
-        """Defects that span as many frames as one event may, by id: each with what goes on behind its cut."""
-        frame, heirs = verdict.frame, {}
-        for defect in track.open:
-            if len(defect.seen) >= self._config.join_frames and defect.large_enough:
-                heir = _Open(defect.class_number, frame, verdict.roi, goes_on=True)
-                heir.seen.append(_Seen(frame.sequence, 0, frame.pixels.shape[0]))
-                heir.before = [replace(part, y=part.y - defect.rows) for part in defect.parts + defect.before]
-                heirs[id(defect)] = heir
-        return heirs
-
-    def _touch(self, defect: _Open, region: Region) -> bool:
-        """Whether a region of the present frame is as close to an open defect as pieces of one defect are."""
-        if defect.class_number != region.class_number:
-            return False
-        reach = self._config.merge_px + 1  # blank rows or columns between them, and one
-        above = [part for part in defect.parts + defect.before if part.y < defect.rows]
-        return any(_near(part, region, defect.rows, reach) for part in above)
-
-    def _join(self, touched: list[_Open], region: Region, verdict: Verdict) -> _Open:
-        frame = verdict.frame
-        if not touched:
-            touched = [_Open(region.class_number, frame, verdict.roi)]
-        oldest = min(touched, key=lambda o: o.first.sequence)
-        for other in touched:
-            if other is not oldest:
-                shift = oldest.rows - other.rows
-                oldest.parts += [replace(part, y=part.y + shift) for part in other.parts]
-                oldest.before += [replace(part, y=part.y + shift) for part in other.before]
-                oldest.goes_on = oldest.goes_on or other.goes_on
-        if not oldest.seen or oldest.seen[-1].sequence != frame.sequence:
-            oldest.seen.append(_Seen(frame.sequence, oldest.rows, frame.pixels.shape[0]))
-        oldest.parts.append(replace(region, y=region.y + oldest.rows))
-        return oldest
-
-    def _reaches_end(self, defect: _Open, frame: Frame) -> bool:
-        """Whether a region of the next frame may be near."""
-        return defect.bottom >= defect.rows + int(frame.pixels.shape[0]) - self._config.merge_px
-
-    def _show(self, frame: Frame, still_open: list[_Open], done: list[_Open]) -> None:
-        """Pixels for the thumbnails: a copy for the defects that outlive the frame, the frame itself for the rest."""
-        picture = frame.pixels.copy() if still_open and self._config.thumbnails else frame.pixels
-        for defect in still_open:
-            if defect.seen[-1].sequence != frame.sequence:  # a frame with nothing of it, lower than `merge_px`
-                defect.seen.append(_Seen(frame.sequence, defect.rows, frame.pixels.shape[0]))
-            defect.rows += frame.pixels.shape[0]
-        for defect in still_open + done:
-            if defect.seen[-1].sequence == frame.sequence:
-                defect.seen[-1].pixels = picture if self._config.thumbnails else None
-
-    def _close_all(self, track: _Track, graded: Graded) -> None:
-        done, track.open = track.open, []
-        self._emit(done, track, graded)
-
-    def _emit(self, done: list[_Open], track: _Track, graded: Graded) -> None:
-        for defect in sorted(done, key=lambda o: (o.first.sequence, o.box.y, o.box.x, o.class_number)):
-            if defect.large_enough:
-                defect.seen = [seen for seen in defect.seen if seen.offset < defect.bottom]
-                graded.drafts.append(self._draft(defect, track.geometry))
-
-    def _draft(self, defect: _Open, geometry: Geometry) -> Draft:
+    def _draft(self, defect: OpenDefect, geometry: Geometry) -> Draft:
         frame, box = defect.first, defect.box
         # The coil at its middle, so that a defect belongs to one coil however the strip is cut into frames.
         coil = self._coils.at(frame.encoder_count + geometry.counts_of_lines(box.y + box.height // 2))
-        width = frame.pixels.shape[1]
-        rows = defect.seen[-1].offset + defect.seen[-1].height
         name = self._pack.class_names[defect.class_number]
         size = Size(along=geometry.length_mm(box.height), across=geometry.width_mm(box.width))
         area_mm2 = geometry.area_mm2(defect.area_px)
         score = round(defect.score, 4)
-        beside_edge = _distance_to_edge_mm(box, defect.roi, width, geometry)
+        beside_edge = _distance_to_edge_mm(box, defect.roi, frame.pixels.shape[1], geometry)
         data = Defect(
             camera=frame.camera,
             frame_sequence=frame.sequence,
@@ -405,33 +264,21 @@ class Grading:
             defect_class=DefectClass(number=defect.class_number, name=name),
             score=score,
             severity=severity(self._config, defect.class_number, area_mm2, size.along, score, beside_edge),
-            mask=Mask(size=(rows, width), rle=_run_lengths(defect, box, rows)),
+            mask=Mask(size=defect.size, rle=defect.run_lengths()),
             continues=defect.continues,
             pack_digest=self._pack.digest,
         )
         topic = f"defect/v1/{self._line}/{frame.camera}/{defect.class_number}/"
-        return Draft(topic, frame.exposed_ns, data, self._thumbnail(defect, box, rows, width))
-
-    def _thumbnail(self, defect: _Open, box: Box, rows: int, width: int) -> Pixels | None:
-        if not self._config.thumbnails:
-            return None
-        x, y, w, h = thumbnails.crop_window(box, (rows, width))
-        canvas = np.zeros((h, w), dtype=np.uint8)
-        for seen in defect.seen:
-            if seen.pixels is None:
-                continue
-            top, bottom = max(y, seen.offset), min(y + h, seen.offset + seen.height)
-            if bottom > top:
-                canvas[top - y : bottom - y] = seen.pixels[top - seen.offset : bottom - seen.offset, x : x + w]
-        return thumbnails.shrink(canvas)
+        return Draft(topic, frame.exposed_ns, data, defect.thumbnail() if self._config.thumbnails else None)
 
     # ------------------------------------------------------------ fates
 
     def _settle(self, camera: str, track: _Track, graded: Graded, everything: bool = False) -> None:
         """Frames before the first open defect are inspected for good."""
         limit = track.next_sequence
-        if track.open and not everything:
-            limit = min(defect.first.sequence for defect in track.open)
+        first_open = track.joining.first_sequence
+        if first_open is not None and not everything:
+            limit = first_open
         ready = [entry for entry in track.unsettled if entry[0] < limit]
         if not ready:
             return
@@ -471,33 +318,3 @@ def _distance_to_edge_mm(box: Box, roi: Roi, width: int, geometry: Geometry) -> 
     if roi.right < width:
         distances.append(max(0, roi.right - box.x - box.width) * geometry.pitch_across_mm)
     return min(distances)
-
-
-def _near(part: Region, region: Region, seam: int, reach: int) -> bool:
-    """Whether pixels of two masks lie at most `reach` rows and columns apart; `region.y` counts from the seam."""
-    if region.y + seam - (part.y + part.height - 1) > reach:
-        return False
-    if region.x - (part.x + part.width - 1) > reach or part.x - (region.x + region.width - 1) > reach:
-        return False
-    left, right = min(part.x, region.x) - reach, max(part.x + part.width, region.x + region.width) + reach
-    window = np.zeros((2, 2 * reach + 2, right - left), dtype=np.uint8)
-    middle = reach + 1
-    for row in range(max(part.y, seam - middle), part.y + part.height):
-        window[0, middle + row - seam, part.x - left : part.x + part.width - left] = part.mask[row - part.y]
-    for row in range(region.y, min(region.y + region.height, middle)):
-        window[1, middle + row, region.x - left : region.x + region.width - left] = region.mask[row - region.y]
-    grown = cv2.dilate(window[0], np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
-    return bool(np.logical_and(grown, window[1]).any())
-
-
-def _run_lengths(defect: _Open, box: Box, rows: int) -> str:
-    mask = np.zeros((box.height, box.width), dtype=np.bool_)
-    for part in defect.parts:
-        mask[part.y - box.y : part.y - box.y + part.height, part.x - box.x : part.x - box.x + part.width] |= part.mask
-    return encode_box(mask, box.x, box.y, rows)
-
-
-def rfc3339(time_ns: int) -> str:
-    """Nanoseconds since the Unix epoch as RFC 3339 in UTC, nine decimals."""
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{rest:09d}Z"

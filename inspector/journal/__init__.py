@@ -16,6 +16,7 @@ What a commit does NOT promise: frames that a camera issued after the last commi
 may take the newest commits with it, whole ones, never a part.
 """
 
+from inspector.journal.identity import rfc3339
 from inspector.journal.proof import Audit, Books, audit, format_audit
 from inspector.journal.reader import Run, read_events, read_runs, read_thumbnail, read_thumbnails
 from inspector.journal.settle import Resumed
@@ -37,4 +38,5 @@ __all__ = [
     "read_runs",
     "read_thumbnail",
     "read_thumbnails",
+    "rfc3339",
 ]

@@ -20,7 +20,7 @@ class Resumed:
     frames: int
     """Frames since then that no gap event tells of: they were in flight when a run died."""
     end_count: int | None
-    """Encoder count behind the last frame with a known fate, behind which nothing was inspected; None: there is none."""
+    """Encoder count behind the last frame with a known fate: from here on nothing was inspected. None: no frame has."""
 
 
 def end_run(db: sqlite3.Connection, epoch: int, state: RunState, now_ns: int) -> None:

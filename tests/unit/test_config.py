@@ -198,6 +198,44 @@ def test_a_value_out_of_range_is_refused_with_its_path(place: Place, value: Any,
     assert words in message
 
 
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("line", "mm_per_count"), 0.001),
+        (("line", "queue"), 1),
+        (("line", "name"), "x" * 64),
+        (("line", "name"), "7"),
+        (("cameras", 1, "offset_mm"), -1e9),
+        (("cameras", 1, "offset_mm"), 1e9),
+        (("edges", "dark_level"), 0),
+        (("edges", "dark_level"), 255),
+        (("edges", "margin_px"), 0),
+        (("batch", "size"), 1),
+        (("grading", "merge_px"), 0),
+        (("grading", "merge_px"), 64),
+        (("grading", "join_frames"), 1),
+        (("grading", "severity"), []),
+        (("grading", "severity", 0, "min_score"), 0),
+        (("grading", "severity", 0, "min_score"), 1),
+        (("monitor", "port"), 0),
+        (("monitor", "port"), 65535),
+    ],
+)
+def test_the_limits_themselves_are_allowed(place: Place, value: Any, tmp_path: Path) -> None:
+    found: Any = load(write(tmp_path, put(place, value)))
+    for part in place:
+        found = found[part] if isinstance(part, int) else getattr(found, part)
+    assert found == value
+
+
+@pytest.mark.parametrize(
+    "section", sorted({section for _, section in SECTIONS}, key=str), ids=lambda section: section.__name__
+)
+def test_a_configuration_cannot_be_changed_behind_the_lines_back(section: type[msgspec.Struct]) -> None:
+    assert section.__struct_config__.frozen
+    assert section.__struct_config__.forbid_unknown_fields
+
+
 @pytest.mark.parametrize("place", [("line",), ("pack",), ("cameras",), ("journal",)], ids=spelled)
 def test_what_is_needed_and_missing_is_named(place: Place, tmp_path: Path) -> None:
     raw = {key: value for key, value in NEEDED.items() if key != place[0]}

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from inspector import pack, thumbnails
 from inspector.cascade import Cascade, regions
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig, SeverityRule
-from inspector.grading import Grading, rfc3339, severity
+from inspector.grading import Grading, severity
+from inspector.journal import rfc3339
 from inspector.journal import Resumed
 from inspector.ledger import Ledger
 from inspector.pack import Pack

@@ -65,6 +65,11 @@ def test_nothing_knows_the_number_four(classes: int, tmp_path: Path) -> None:
     assert list(pack.networks()) == ["gate", "types", *(f"segment_{n + 1}" for n in range(classes))]
 
 
+def test_the_smallest_tile_is_one_pixel(folder: Path) -> None:
+    change(folder, lambda m: m["tile"].update(height=1, width=1))
+    assert (load(folder).manifest.tile.height, load(folder).manifest.tile.width) == (1, 1)
+
+
 def test_figures_may_hold_anything(folder: Path) -> None:
     figures = {"recall": {"real": 0.97, "frames": 500}, "note": "not trained on"}
     change(folder, lambda m: m["gate"].update(figures=figures))
@@ -173,6 +178,9 @@ def test_a_digest_may_say_what_it_is(folder: Path) -> None:
         (lambda m: m.update(treshold=1), "unknown field `treshold`"),
         (lambda m: m["gate"].update(treshold=1), "unknown field `treshold` - at `$.gate`"),
         (lambda m: m["segmenters"][1].update(area=1), "unknown field `area` - at `$.segmenters[1]`"),
+        (lambda m: m["types"].update(floor=1), "unknown field `floor` - at `$.types`"),
+        (lambda m: m["tile"].update(depth=1), "unknown field `depth` - at `$.tile`"),
+        (lambda m: m["classes"][3].update(colour="red"), "unknown field `colour` - at `$.classes[3]`"),
         (lambda m: m["gate"].update(threshold="high"), "$.gate.threshold"),
         (lambda m: m["gate"].update(threshold=50), "$.gate.threshold"),
         (lambda m: m["gate"].update(threshold=-0.1), "$.gate.threshold"),

@@ -292,6 +292,32 @@ def test_waiting_for_a_slow_reader_is_a_sign_of_life() -> None:
     assert drained(outbox) == [1]
 
 
+@pytest.mark.parametrize("kind", ["source", "stage"])
+def test_having_nothing_to_do_is_no_standstill(kind: str) -> None:
+    """Each time that a stage is asked its worker has just shown that it is alive."""
+    beats: list[int] = []
+    stop, inbox = threading.Event(), Channel[Any](1)
+
+    def note() -> None:
+        beats.append(worker.beat_ns)
+        worker.beat_ns = 0
+        if len(beats) == 3:
+            stop.set()
+            inbox.close()
+
+    class Quiet(Numbers):
+        def work(self) -> Iterator[Any]:
+            note()
+            yield from ()
+
+    stage = Plain(lambda _: note() or [])  # type: ignore[func-returns-value]
+    stage.wait = 0.0
+    worker = Worker("quiet", Quiet(None, stop)) if kind == "source" else Worker("quiet", stage, inbox)
+    run(worker)
+    assert len(beats) >= 3
+    assert all(beats)
+
+
 # ---------------------------------------------------------------- a crew
 
 
