@@ -193,10 +193,9 @@ class Line:
     ) -> None:
         self.stop.set()
         hanging = self.crew.join(JOIN_S)
-        clean = not hanging and self.crew.failure is None
-        if not hanging:
-            self.journal.close(clean=clean)
-        self.held.close()
+        with self.held:
+            if not hanging:
+                self.journal.close(clean=self.crew.failure is None)
 
     @property
     def running(self) -> bool:

@@ -18,8 +18,7 @@ from inspector import pack, thumbnails
 from inspector.cascade import Cascade, regions
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig, SeverityRule
 from inspector.grading import Grading, severity
-from inspector.journal import rfc3339
-from inspector.journal import Resumed
+from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
 from inspector.pack import Pack
 from inspector.preprocess import Preprocess
