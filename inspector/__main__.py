@@ -105,8 +105,7 @@ def _check(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from inspector.config import load
-    from inspector.pipeline import check
+    from inspector.pipeline import check, load
 
     table = Table(title=f"{options.config}: valid", title_justify="left")
     for heading in ("part", "what", "detail"):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
-from inspector.config import convert, explain
+from inspector.config import Config, convert, explain
 from inspector.errors import ConfigError
 
 
@@ -49,3 +50,28 @@ def options(adapter: ModuleType, raw: dict[str, Any], where: str) -> Any:
         return convert(raw, adapter.Options)
     except msgspec.ValidationError as error:
         raise ConfigError(explain(error, adapter.Options, where)) from None
+
+
+def anchored(config: Config, folder: Path) -> Config:
+    """Relative paths in the options of every adapter, taken from `folder` as those of the configuration itself are.
+
+    Raises:
+        ConfigError: an adapter or one of its options is unknown.
+    """
+    changed: dict[str, Any] = {"runtime": _anchored("runtimes", config.runtime, "runtime", folder)}
+    for seam, sections in (("cameras", config.cameras), ("sinks", config.sinks)):
+        changed[seam] = [_anchored(seam, s, f"{seam}[{i}]", folder) for i, s in enumerate(sections)]
+    return msgspec.structs.replace(config, **changed)
+
+
+def _anchored(seam: str, section: Any, where: str, folder: Path) -> Any:
+    adapter = module(seam, section.kind, where)
+    chosen = options(adapter, section.options, f"{where}.options")
+    raw = dict(section.options)
+    for key in raw:
+        value = getattr(chosen, key)
+        if isinstance(value, Path):
+            raw[key] = str(folder / value)
+        elif isinstance(value, list) and value and all(isinstance(entry, Path) for entry in value):
+            raw[key] = [str(folder / entry) for entry in value]
+    return msgspec.structs.replace(section, options=raw)

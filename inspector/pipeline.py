@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,7 +21,8 @@ from inspector import adapters, pack
 from inspector.cameras import Camera
 from inspector.capture import Capture
 from inspector.channel import Channel
-from inspector.config import CameraConfig, Config
+from inspector.config import CameraConfig, Config, MonitorConfig
+from inspector.config import load as config_of
 from inspector.errors import ConfigError, JournalError
 from inspector.grading import Grading
 from inspector.journal import Journal
@@ -45,6 +47,19 @@ GRADED = 64
 """Graded batches that wait for the journal at most."""
 STALL_S = 10.0
 """A stage without progress for so long makes the line unhealthy."""
+
+
+def load(path: Path) -> Config:
+    """The configuration of a YAML file; relative paths in it, options included, are taken from its folder.
+
+    Raises:
+        ConfigError: see `inspector.config.load`.
+    """
+    try:
+        return adapters.anchored(config_of(path), path.parent)
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if text.startswith(str(path)) else f"{path}: {text}") from None
 
 
 def build(config: Config) -> Line:
@@ -177,16 +192,22 @@ class Line:
         """
         cv2.setNumThreads(1)  # its own threads would fight the workers for the cores over 20 us of work
         if self.config.monitor is not None:
-            self.monitor = Monitor(self.config.monitor, self.metrics.registry, self.health)
-            self.monitor.open()
-            self.held.callback(self.monitor.close)
-            done = threading.Event()
-            server = Worker("monitor", Serve(self.monitor.serve, done))
-            server.start()
-            self.held.callback(server.join, 5.0)
-            self.held.callback(done.set)
+            with ExitStack() as undo:
+                undo.push(self.held)
+                self._open_monitor(self.config.monitor)
+                undo.pop_all()
         self.crew.start()
         return self
+
+    def _open_monitor(self, config: MonitorConfig) -> None:
+        self.monitor = Monitor(config, self.metrics.registry, self.health)
+        self.monitor.open()
+        self.held.callback(self.monitor.close)
+        done = threading.Event()
+        server = Worker("monitor", Serve(self.monitor.serve, done))
+        server.start()
+        self.held.callback(server.join, JOIN_S)
+        self.held.callback(done.set)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

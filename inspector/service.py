@@ -17,10 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from inspector import notify
-from inspector.config import load
 from inspector.errors import ConfigError, InspectorError
 from inspector.monitor import Health
-from inspector.pipeline import Line, build
+from inspector.pipeline import Line, build, load
 
 OK, FAILED, CONFIG = 0, 1, 78
 TICK_S = 0.2
