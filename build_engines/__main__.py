@@ -89,9 +89,11 @@ def _add_synthesize(commands: Any) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    from build_engines import feed as feeding
     from build_engines import train as training
+    from build_engines.settings import Settings, stint
 
-    settings = training.Settings(
+    settings = Settings(
         data=arguments.data,
         out=arguments.out,
         extra=tuple(arguments.extra),
@@ -103,12 +105,12 @@ def train(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         device=arguments.device,
     )
-    feed = training.prepare_feed(settings)
+    feed = feeding.prepare_feed(settings)
     known = training.network_names(feed.classes)
     if arguments.network not in ("all", *known):
         raise ConfigError(f"--network {arguments.network}: unknown. Choose all, {', '.join(known)}")
     for name in known if arguments.network == "all" else [arguments.network]:
-        training.train(name, replace(feed, settings=training.stint(name, settings, arguments.steps)))
+        training.train(name, replace(feed, settings=stint(name, settings, arguments.steps)))
 
 
 def export(arguments: argparse.Namespace) -> None:

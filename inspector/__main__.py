@@ -78,10 +78,10 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("--report", type=Path, metavar="FILE.html", help="write the coil report")
     replay.add_argument("--journal", type=Path, metavar="FILE", help="keep the journal here")
     replay.add_argument("--contiguous", action="store_true", help="the pictures show one strip without a break")
-    replay.add_argument("--frame-lines", type=int, metavar="N", help="cut higher pictures and videos into N lines")
+    replay.add_argument("--frame-lines", type=_count, metavar="N", help="cut higher pictures and videos into N lines")
     replay.add_argument("--coil", default="replay", help="number of the coil in events")
     replay.add_argument("--pitch-mm", type=_positive, default=0.5, help="size of a pixel on the strip (default: 0.5)")
-    replay.add_argument("--batch", type=int, default=4, help="frames in a batch at most; events do not depend on it")
+    replay.add_argument("--batch", type=_count, default=4, help="frames in a batch at most; events do not depend on it")
     replay.set_defaults(command=_replay)
 
 
@@ -89,6 +89,13 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 1,000,000")
     return value
 
 

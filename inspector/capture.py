@@ -70,7 +70,10 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        try:
+            self._close()
+        except CameraError as failure:  # every frame it gave is in the line: no reason to fail what drains
+            log.warning("camera %s could not be closed: %s", self.name, failure)
 
     def work(self) -> Iterator[Frame]:
         """At most one frame; waits for it READ_S seconds at most."""

@@ -25,6 +25,8 @@ Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 AtLeast1 = Annotated[int, Meta(ge=1)]
+FewFrames = Annotated[int, Meta(ge=1, le=10_000)]
+Queue = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -63,7 +65,7 @@ class EdgeConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class BatchConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    size: AtLeast1 = 4
+    size: FewFrames = 4
     """Frames that go through the cascade together at most."""
     deadline_ms: Positive = 20.0
     """A batch leaves at the latest when its oldest frame has waited this long."""
@@ -105,7 +107,7 @@ class GradingConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The severity when no rule holds."""
     merge_px: Annotated[int, Meta(ge=0, le=64)] = 12
     """Pieces of one class closer than this are one defect, within a frame and over the seam of two frames."""
-    join_frames: AtLeast1 = 16
+    join_frames: FewFrames = 16
     """A defect that spans more frames is cut into several events, each but the last with `continues: true`."""
     thumbnails: bool = True
     """Keep a small picture of each defect in the journal."""
@@ -123,7 +125,7 @@ class SinkConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Name in metrics; the kind when left out."""
     kind: str
     """The sink adapter: a module of inspector/sinks."""
-    queue: AtLeast1 = 10_000
+    queue: Queue = 10_000
     """Events that wait for a slow sink; when more come the oldest are counted undelivered (they are journalled)."""
     required: bool = False
     """The line waits for this sink and ends when it fails, as for the events file of a replay."""
@@ -149,7 +151,7 @@ class LineConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Number of the coil on the line at start."""
     mm_per_count: Positive = 0.5
     """Strip travel in one encoder count, millimetres."""
-    queue: AtLeast1 = 64
+    queue: Queue = 64
     """Frames that wait for the line at most."""
     when_full: WhenFull = WhenFull.DROP_OLDEST
     """`drop_oldest` for cameras, which cannot wait; `wait` for recordings, so that no frame is lost."""

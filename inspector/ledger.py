@@ -6,6 +6,7 @@ asks for its reasons and hands the fates on to the journal, which makes them dur
 
 from __future__ import annotations
 
+import bisect
 import threading
 from dataclasses import dataclass, field, replace
 
@@ -38,8 +39,7 @@ class Ledger:
         """Frames are gone: `loss.count` from `loss.sequence` on."""
         with self._lock:
             account = self._accounts[loss.camera]
-            account.losses.append(loss)
-            account.losses.sort(key=lambda entry: entry.sequence)
+            bisect.insort(account.losses, loss, key=lambda entry: entry.sequence)
             account.lost[loss.reason] = account.lost.get(loss.reason, 0) + loss.count
             account.issued = max(account.issued, loss.sequence + loss.count)
 

@@ -119,7 +119,10 @@ def load(folder: Path) -> Pack:
     path = folder / MANIFEST
     if not path.is_file():
         raise PackError(f"{path}: no such file. Name a folder that holds a {MANIFEST}, such as engines/severstal")
-    raw = path.read_bytes()
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise PackError(f"{path}: cannot be read: {error.strerror}. Give this user the right to read it") from None
     try:
         manifest = msgspec.convert(yaml.safe_load(raw), Manifest, strict=False)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # msgspec's error is a ValueError

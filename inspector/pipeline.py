@@ -242,8 +242,8 @@ class Line:
         live = not reasons
         issued = self.ledger.issued()
         reasons += [f"camera {name}: no frame yet" for name, count in issued.items() if count == 0]
-        down = [name for name in self.publish.down if name in issued]
-        reasons += [f"camera {name} is down: {self.publish.down[name]}" for name in down]
+        down = dict(self.publish.down)  # other threads change it
+        reasons += [f"camera {name} is down: {down[name]}" for name in down if name in issued]
         if not self.publish.healthy:
             reasons.append("the journal cannot be written")
         ready = not reasons and not self.stop.is_set()
@@ -310,7 +310,7 @@ def _check_adapter(seam: str, section: Any, where: str) -> str:
     adapter = adapters.module(seam, section.kind, where)
     options = adapters.options(adapter, section.options, f"{where}.options")
     check_options = vars(adapter).get("check")
-    if check_options is not None and check_options.__module__ == adapter.__name__:
+    if check_options is not None:
         check_options(options)
     shown = ", ".join(f"{key}={value}" for key, value in section.options.items())
     return shown or "defaults"
@@ -350,7 +350,11 @@ def _deliver(line: Line, label: str, index: int) -> Deliver:
     section = line.config.sinks[index]
     sink = _open("sinks", section, f"sinks[{index}]")
     return Deliver(
-        label, sink, section.required, lambda sent, refused, why: line.publish.sent(label, sent, refused, why)
+        label,
+        sink,
+        section.required,
+        lambda sent, refused, why: line.publish.sent(label, sent, refused, why),
+        on_state=line.publish.say,
     )
 
 

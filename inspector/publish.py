@@ -224,12 +224,15 @@ class Deliver:
         must_deliver: bool,
         on_sent: Callable[[int, int, str], None],
         clock: Callable[[], float] = time.monotonic,
+        on_state: Callable[[str, str, str], None] = lambda part, state, detail: None,
     ) -> None:
         self._name = name
         self._sink = sink
         self._must_deliver = must_deliver
         self._on_sent = on_sent
         self._clock = clock
+        self._on_state = on_state
+        self._up = True
         self._entered = False
         self._enter_at = 0.0
 
@@ -265,13 +268,25 @@ class Deliver:
         except SinkError as error:
             if self._must_deliver:
                 raise
-            log.error("sink %s: %s; its events are in the journal", self._name, error)
+            self._say(False, str(error))
             self._exit()
             self._on_sent(0, 1, "down")
             return
         if refused and self._must_deliver:
             raise SinkError(f"sink {self._name} refused an event")
+        self._say(True, "")
         self._on_sent(1 - refused, refused, "refused")
+
+    def _say(self, up: bool, detail: str) -> None:
+        """One line and one event a change; up only when it takes events, or their own events would keep it going."""
+        if up is self._up:
+            return
+        self._up = up
+        if up:
+            log.warning("sink %s is back", self._name)
+        else:
+            log.error("sink %s is down: %s; its events are in the journal", self._name, detail)
+        self._on_state(f"sink {self._name}", "up" if up else "down", detail)
 
     def _enter(self) -> None:
         self._enter_at = self._clock() + RETRY_S
@@ -280,7 +295,7 @@ class Deliver:
         except SinkError as error:
             if self._must_deliver:
                 raise
-            log.error("sink %s cannot be opened: %s", self._name, error)
+            self._say(False, str(error))
             return
         self._entered = True
 
@@ -309,5 +324,9 @@ class Serve:
     ) -> None: ...
 
     def work(self) -> Iterator[None]:
-        self._serve(self._stop)
+        try:
+            self._serve(self._stop)
+        except Exception:
+            log.exception("the monitor failed; the line goes on without it")
+            raise
         yield from ()

@@ -42,7 +42,7 @@ class Request:
 
 
 def replay(request: Request) -> int:
-    """Inspect the sources to their end; prints a summary. Returns the exit code.
+    """Inspect the sources to their end; prints a summary. Returns the exit code: 0 only if the end was reached.
 
     Raises:
         ConfigError: a source, the pack or a target file cannot be used.
@@ -64,10 +64,13 @@ def replay(request: Request) -> int:
             with Screen("replay", total, metres, screen_console) as screen:
                 code = watch(line, stop, lambda: screen.refresh(line))
             seconds = time.monotonic() - started
+        whole = line.cameras[CAMERA].ended
         finished = _report(request, config, line, path, seconds, started_ns)
         balanced = journal.audit(path).balanced
     _summarise(request, line, finished, seconds, balanced)
-    return code if code else int(not balanced)
+    if not whole:
+        console().print("stopped before the end of the sources: the rest was not inspected", style="red")
+    return code if code else int(not (balanced and whole))
 
 
 def configuration(request: Request, path: Path) -> Config:

@@ -46,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Settings of a replay camera."""
 
     sources: Annotated[list[Path], Meta(min_length=1)]
-    """Folders, pictures, videos or recordings, played in this order. Relative to the working directory."""
+    """Folders, pictures, videos or recordings, played in this order. In a YAML relative to its folder."""
     contiguous: bool = False
     """The files show one strip without a break: defects are joined across them."""
     repeat: Annotated[int, Meta(ge=0)] = 1

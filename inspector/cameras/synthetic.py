@@ -19,7 +19,8 @@ from msgspec import Meta
 from inspector.errors import CameraError, ConfigError
 from inspector.pool import Pool
 from inspector.records import Frame, Loss, Reason
-from inspector.steel import Blemish, Edges, Look, Strip, check
+from inspector.steel import Blemish, Edges, Look, Strip
+from inspector.steel import check as check_strip
 from inspector.steel.reel import Bands, Reel
 
 AtLeast0 = Annotated[int, Meta(ge=0)]
@@ -287,15 +288,24 @@ def _reel(o: Options, frames: int | None) -> Reel:
     )
 
 
+def check(options: Options) -> None:
+    """Do the options agree with each other? Nothing is painted.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    share = options.defective_share
+    if options.prepared_frames == 1 and share is not None and 0 < share < 1:
+        raise ConfigError("synthetic: prepared_frames: 1 cannot be both clean and defective: take 2")
+    bands = [(0, options.height_px)] if share else None
+    check_strip(options.width_px, options.height_px, options.rates_per_m, options.pseudo_per_m, bands)
+
+
 def open(name: str, options: Options) -> SyntheticCamera:
     """A synthetic camera. Nothing is painted before it is entered.
 
     Raises:
-        ConfigError: the options contradict each other.
+        ConfigError: as `check`.
     """
-    share = options.defective_share
-    if options.prepared_frames == 1 and share is not None and 0 < share < 1:
-        raise ConfigError(f"camera {name}: options.prepared_frames: 1 cannot be both clean and defective: take 2")
-    bands = [(0, options.height_px)] if share else None
-    check(options.width_px, options.height_px, options.rates_per_m, options.pseudo_per_m, bands)
+    check(options)
     return SyntheticCamera(name, options)

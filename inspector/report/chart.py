@@ -18,8 +18,6 @@ STRIP_HEIGHT = 300
 BARS_HEIGHT = 64
 BINS_ALONG = 135
 BINS_ACROSS = 50
-SHAPES = 8
-"""Marks differ in shape and colour; both repeat, shifted, after this many classes."""
 THINNEST_GAP = (1.2, 4.0)
 """A gap of one frame on 15 km of strip must still be seen; many such gaps are drawn thinner than a few."""
 MOST_GAPS = 1500

@@ -65,6 +65,7 @@ def test_help_and_version() -> None:
         ("run",),
         ("run", "a", "b"),
         ("replay", "x"),
+        ("replay", "x", "--pack", "y", "--batch", "0"),
         ("demo", "--seconds", "soon"),
         ("audit", "--json"),
     ],

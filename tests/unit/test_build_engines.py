@@ -28,6 +28,8 @@ from build_engines import (  # noqa: E402
     train,
 )
 from build_engines.__main__ import main  # noqa: E402
+from build_engines.feed import Feed, prepare_feed  # noqa: E402
+from build_engines.settings import Settings  # noqa: E402
 from inspector import pack as packs  # noqa: E402
 from inspector import rle  # noqa: E402
 from inspector.errors import ConfigError  # noqa: E402
@@ -259,7 +261,7 @@ def test_dice_loss_is_small_for_the_truth_and_large_for_its_opposite() -> None:
     assert float(losses.dice_loss(-20 * (truth - 0.5), truth)) > 0.9
 
 
-@pytest.mark.parametrize("name", ["teacher", "gate", "types"])
+@pytest.mark.parametrize("name", ["teacher", "gate"])
 def test_training_learns(trained: Path, name: str) -> None:
     seen = np.loadtxt(trained / f"{name}.csv", delimiter=",")[:, 1]
     part = max(1, len(seen) // 5)
@@ -274,16 +276,16 @@ def test_figures_beat_chance(report: dict[str, Any]) -> None:
 
 
 def test_batches_hold_the_asked_share_of_clean_frames(toys: Path, tmp_path: Path) -> None:
-    settings = train.Settings(toys, tmp_path, height=HEIGHT, width=64, clean=0.7)
-    feed = train.prepare_feed(settings)
+    settings = Settings(toys, tmp_path, height=HEIGHT, width=64, clean=0.7)
+    feed = prepare_feed(settings)
     rng = np.random.default_rng(0)
     clean = [not feed._draw(feed.buckets[True], rng).classes for _ in range(400)]
     assert np.mean(clean) == pytest.approx(0.7, abs=0.08)
 
 
 def test_a_run_goes_on_from_its_parent(toys: Path, trained: Path, tmp_path: Path) -> None:
-    settings = train.Settings(toys, tmp_path, parent=trained, height=HEIGHT, width=64)
-    train.prepare_feed(settings)
+    settings = Settings(toys, tmp_path, parent=trained, height=HEIGHT, width=64)
+    prepare_feed(settings)
     assert splits.load(tmp_path / "split.json") == splits.load(trained / "split.json")
     begun = train.start("gate", [1, 2], tmp_path, trained).state_dict()
     for key, value in train.trained("gate", 2, trained).state_dict().items():
@@ -291,7 +293,7 @@ def test_a_run_goes_on_from_its_parent(toys: Path, trained: Path, tmp_path: Path
 
 
 def test_a_killed_training_ends_as_one_that_was_not(toys: Path, tmp_path: Path) -> None:
-    class Killed(train.Feed):
+    class Killed(Feed):
         def batch(self, step: int) -> losses.Batch:
             if step == 5:
                 raise KeyboardInterrupt
@@ -299,10 +301,10 @@ def test_a_killed_training_ends_as_one_that_was_not(toys: Path, tmp_path: Path) 
 
     ends = []
     for name in ("whole", "killed"):
-        settings = train.Settings(
+        settings = Settings(
             toys, tmp_path / name, steps=6, batch=2, height=HEIGHT, width=64, checkpoint_steps=2, threads=1
         )
-        feed = train.prepare_feed(settings)
+        feed = prepare_feed(settings)
         if name == "killed":
             with pytest.raises(KeyboardInterrupt):
                 train.train("gate", Killed(settings, feed.classes, feed.real, feed.extra, feed.varier))

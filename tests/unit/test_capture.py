@@ -374,3 +374,10 @@ def _all(get: Callable[[float], Frame | None]) -> list[Frame]:
         assert one is not None
         found.append(one)
     return found
+
+
+def test_a_camera_that_cannot_be_closed_does_not_spoil_the_end() -> None:
+    rig = Rig([frame(0), frame(1)])
+    rig.camera.exit_fails = True
+    assert rig.run().numbers == [0, 1]
+    assert rig.camera.exits == 1

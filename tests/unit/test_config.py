@@ -164,6 +164,8 @@ def test_a_value_of_the_wrong_type_is_refused_with_its_path(place: Place, tmp_pa
         (("line", "mm_per_count"), float("inf"), "<= 1"),
         (("line", "heartbeat_s"), -1, "> 0"),
         (("line", "queue"), 0, ">= 1"),
+        (("line", "queue"), 10**11, "<= 1000000"),
+        (("batch", "size"), 10**9, "<= 10000"),
         (("line", "queue"), 2.5, "Expected `int`"),
         (("line", "queue"), True, "Expected `int`"),
         (("line", "when_full"), "drop_newest", "drop_newest"),

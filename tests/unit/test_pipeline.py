@@ -495,6 +495,11 @@ def unknown_camera_option(raw: dict[str, Any], folder: Path) -> str:
     return r"cameras\[1\]\.options.*unknown key `hight_px`.*Did you mean `height_px`"
 
 
+def contradicting_camera_options(raw: dict[str, Any], folder: Path) -> str:
+    raw["cameras"][0] = {"name": "a", "kind": "synthetic", "options": {"rates_per_m": {9: 1.0}}}
+    return "class 9: the synthetic strip has classes 1 to 4"
+
+
 def wrong_runtime_option(raw: dict[str, Any], folder: Path) -> str:
     raw["runtime"] = {"options": {"workers": -1}}
     return r"runtime\.options\.workers"
@@ -549,6 +554,7 @@ WRONG = [
     unknown_runtime,
     unknown_sink,
     unknown_camera_option,
+    contradicting_camera_options,
     wrong_runtime_option,
     wrong_sink_option,
     missing_source,

@@ -551,7 +551,15 @@ class Sinking:
     def __init__(self, sink: Scripted, must_deliver: bool = False) -> None:
         self.clock, self.sink = Clock(), sink
         self.notes: list[tuple[int, int, str]] = []
-        self.deliver = Deliver("s", sink, must_deliver, lambda *note: self.notes.append(note), self.clock)
+        self.states: list[tuple[str, str, str]] = []
+        self.deliver = Deliver(
+            "s",
+            sink,
+            must_deliver,
+            lambda *note: self.notes.append(note),
+            self.clock,
+            lambda *state: self.states.append(state),
+        )
 
     def work(self, *numbers: int) -> None:
         for number in numbers:
@@ -604,6 +612,7 @@ def test_a_broken_sink_is_entered_again_after_a_while_and_what_it_missed_is_coun
     assert rig.notes == [SENT, DOWN, DOWN, SENT]
     assert [one.sequence for one in rig.sink.got] == [1, 4]
     assert (rig.sink.entered, rig.sink.exited) == (2, 2)
+    assert rig.states == [("sink s", "down", "the pipe broke"), ("sink s", "up", "")]
 
 
 def test_a_sink_that_cannot_be_opened_is_tried_once_a_second() -> None:
@@ -625,6 +634,7 @@ def test_a_sink_that_breaks_at_every_event_is_not_entered_more_than_once_a_secon
             rig.clock.now += RETRY_S / 10
     assert rig.sink.entered <= 5
     assert rig.notes == [DOWN] * 40
+    assert rig.states == [("sink s", "down", "broken")], "one event a change, or each would break it again"
 
 
 @pytest.mark.parametrize(

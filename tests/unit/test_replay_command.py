@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import pytest
 from inspector import journal
 from inspector.__main__ import main
 from inspector.errors import ConfigError
+from inspector.pipeline import Line
 from inspector.records import Defect, Pixels
 from inspector.replay import Request, replay
 from inspector.report import CoilReport, render
 from inspector.rle import decode
+from inspector.service import watch
 from tests import networks
 from tests.packs import TILE, make_pack, paint
 
@@ -232,6 +234,26 @@ def test_nothing_but_bad_pictures_is_told_and_balances(tmp_path: Path, request_o
     assert [gap["source"] for gap in of_kind(bad, "gap")] == ["1.png", "2.png"]
     assert bad.report is not None
     assert "1.png" in bad.report.read_text()
+
+
+def test_a_replay_that_is_stopped_is_no_success(
+    tmp_path: Path, request_of: Request, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was taken is inspected and the books hold, but nobody must believe that all of the folder was looked at."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(400):  # far more than the line holds, so they cannot all have been read when it is stopped
+        (folder / f"{number}.png").symlink_to(request_of.sources[0] / "01.png")
+
+    def stopped(line: Line, stop: threading.Event, tick: Callable[[], None]) -> int:
+        line.stop.set()
+        return watch(line, stop, tick)
+
+    monkeypatch.setattr("inspector.replay.watch", stopped)
+    assert replay(replace(request_of, sources=[folder])) == 1
+    assert "stopped before the end of the sources" in capsys.readouterr().out
+    assert request_of.journal is not None
+    assert journal.audit(request_of.journal).balanced
 
 
 def test_no_file_is_left_but_those_asked_for(tmp_path: Path, request_of: Request) -> None:
