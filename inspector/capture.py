@@ -43,6 +43,7 @@ class Capture:
         metrics: CameraMetrics,
         on_state: Callable[[str, str, str], None],
         clock: Callable[[], float] = time.monotonic,
+        silent_s: float | None = None,
     ) -> None:
         self.name = name
         self._camera = camera
@@ -58,6 +59,8 @@ class Capture:
         self._next = 0
         self._opened = -1
         self._try_at = 0.0
+        self._silent_s = silent_s
+        self._heard_at = 0.0
 
     @property
     def ended(self) -> bool:
@@ -81,6 +84,7 @@ class Capture:
             if not self._open and not self._reopen():
                 return
             got = self._camera.read(self._pool, READ_S)
+            self._watch_silence(got is not None)
         except CameraError as error:
             self._fail(error)
             return
@@ -88,6 +92,16 @@ class Capture:
             yield self._number(got)
         elif got is not None:
             self._lose(replace(got, camera=self.name, sequence=self._base + got.sequence))
+
+    def _watch_silence(self, heard: bool) -> None:
+        """A dead link gives no error, only nothing. A full pool is ours, not the camera's silence."""
+        now = self._clock()
+        if heard or self._camera.ended or self._pool.in_use >= self._pool.slots:
+            self._heard_at = now
+        elif self._silent_s is not None and now - self._heard_at > self._silent_s:
+            raise CameraError(
+                f"camera {self.name}: no frame for {self._silent_s:g} s (silent_s); look at link and trigger"
+            )
 
     def _number(self, frame: Frame) -> Frame:
         frame.camera = self.name
@@ -115,6 +129,7 @@ class Capture:
         self._try_at = self._clock() + BACK_OFF_S
         self._camera.__enter__()
         self._open = True
+        self._heard_at = self._clock()
         self._opened += 1
         self._base = self._next
         self._say(True, "")

@@ -1,6 +1,6 @@
 """The YAML of a line as closed types. `load()` names the wrong key and how to mend it.
 
-Every field is documented beneath itself, with its unit; the operator's handbook is made from this file.
+Every field is documented beneath itself, with its unit; so this file is the reference of every setting.
 Options of cameras, runtimes and sinks are closed too, but belong to their adapters (see adapters.py).
 """
 
@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
+AtLeast0 = Annotated[float, Meta(ge=0, le=1e12)]
 Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 AtLeast1 = Annotated[int, Meta(ge=1)]
@@ -51,6 +52,9 @@ class CameraConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Where the frame's column 0 lies across the strip, from the line's reference edge."""
     flat_field: Path | None = None
     """A .npz file with per-column `offset` and `gain`; without it pixels are taken as they are."""
+    silent_s: Positive | None = None
+    """A camera that gives no frame for this long, seconds, is taken for dead and opened again. Left out: never, as a
+    camera that an encoder triggers is silent while the strip stands."""
     options: dict[str, Any] = {}
     """Settings of the adapter."""
 
@@ -62,6 +66,9 @@ class EdgeConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A column whose mean grey is below this is not strip, if it lies outermost."""
     margin_px: Annotated[int, Meta(ge=0)] = 4
     """This much of the strip beside a found edge is left out too."""
+    blind_frames: AtLeast1 = 8
+    """After so many frames in a row that show no strip at all (lamp out, lens covered, strip out of view) the camera is
+    told to be blind by a state event: its frames count as inspected, but there was nothing to see."""
 
 
 class BatchConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,13 +90,13 @@ class SeverityRule(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True
     """The severity that the rule gives."""
     classes: list[int] = []
     """Class numbers it holds for; empty: all."""
-    min_area_mm2: float = 0.0
+    min_area_mm2: AtLeast0 = 0.0
     """Least area, square millimetres."""
-    min_length_mm: float = 0.0
+    min_length_mm: AtLeast0 = 0.0
     """Least extent along the strip, millimetres."""
     min_score: Fraction = 0.0
     """Least score."""
-    within_mm_of_edge: float | None = None
+    within_mm_of_edge: AtLeast0 | None = None
     """Only defects whose box comes this close to a found strip edge, millimetres."""
 
 

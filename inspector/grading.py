@@ -36,6 +36,7 @@ from inspector.records import (
     Settled,
     Shown,
     Size,
+    State,
     Verdict,
     Verdicts,
 )
@@ -54,6 +55,8 @@ class _Track:
     width: int = 0
     piece: int = 0
     coil: str | None = None
+    dark: int = 0
+    """Frames in a row that showed no strip."""
     unsettled: list[tuple[int, int, int, float, int]] = field(default_factory=list)
     """(sequence, end count, birth, mm, width in px) of inspected frames that wait for an open defect."""
     untold: Draft | None = None
@@ -73,6 +76,7 @@ class Grading:
         ledger: Ledger,
         resumed: Mapping[str, Resumed],
         birth: Callable[[Frame], int] = lambda frame: frame.exposed_ns,
+        blind_frames: int = 8,
     ) -> None:
         self._line = line
         self._config = config
@@ -81,6 +85,7 @@ class Grading:
         self._ledger = ledger
         self._resumed = dict(resumed)
         self._birth = birth
+        self._blind_frames = blind_frames
         self._tracks = {name: _Track(geometry, Joining(config)) for name, geometry in geometries.items()}
         self._coil: Coil | None = None
         self._last_count = 0
@@ -124,6 +129,7 @@ class Grading:
             self._book_hole(frame.camera, track, frame.sequence, frame, graded)
         elif track.end_count is not None:
             self._watch_encoder(frame, track, track.end_count, graded)
+        self._watch_view(verdict, track, graded)
         self._meet_coil(frame, track, graded)
         if verdict.regions or track.joining.open:
             self._emit(track.joining.follow(verdict), track, graded)
@@ -197,6 +203,23 @@ class Grading:
             detail = "the camera was down" if reopened else "the encoder count jumped between two frames"
             loss = Loss(frame.camera, frame.sequence, 0, reason, detail)
             graded.drafts.append(self._gap(loss, track.geometry, expected, frame.encoder_count, frame.exposed_ns))
+
+    def _watch_view(self, verdict: Verdict, track: _Track, graded: Graded) -> None:
+        """A blind camera must not look like a perfect coil."""
+        camera, limit = verdict.frame.camera, self._blind_frames
+        if verdict.roi.width:
+            if track.dark >= limit:
+                self._say(camera, "sees strip", f"after {track.dark} frames without any", graded)
+            track.dark = 0
+            return
+        track.dark += 1
+        if track.dark == limit:
+            detail = f"{limit} frames in a row show no strip: look at lamp, lens and edges.dark_level"
+            self._say(camera, "blind", detail, graded)
+
+    def _say(self, part: str, state: str, detail: str, graded: Graded) -> None:
+        data = State(part=part, state=state, detail=detail)
+        graded.drafts.append(Draft(f"state/v1/{self._line}/", self._last_ns, data))
 
     def _gap(self, loss: Loss, geometry: Geometry, start: int, end: int, time_ns: int) -> Draft:
         coil = self._coils.at(start)

@@ -1,4 +1,4 @@
-"""Every metric of the daemon, once: the table is `Metrics.__init__`, and the handbook's is made from it.
+"""Every metric of the daemon, once: the table is `Metrics.__init__`, and the documentation's is made from it.
 
     python -m inspector.metrics        # the table as Markdown
 
@@ -373,7 +373,7 @@ def _or_nan(read: Callable[[], float]) -> float:
 
 
 def markdown() -> str:
-    """The table for the handbook."""
+    """The table as Markdown."""
     rows = Metrics(process=False).table
     lines = [f"| `{r.name}` | {r.kind} | {', '.join(r.labels) or '-'} | {r.meaning} |" for r in rows]
     return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *lines, ""])

@@ -21,7 +21,7 @@ from inspector import adapters, pack
 from inspector.cameras import Camera
 from inspector.capture import Capture
 from inspector.channel import Channel
-from inspector.config import CameraConfig, Config, MonitorConfig
+from inspector.config import DEFAULT_RULES, CameraConfig, Config, MonitorConfig
 from inspector.config import load as config_of
 from inspector.errors import ConfigError, JournalError
 from inspector.grading import Grading
@@ -101,14 +101,24 @@ def build(config: Config) -> Line:
         # ---- the stages
         preprocess = Preprocess(engines.manifest.tile, config.edges, config.batch, _flat_fields(config))
         grading = Grading(
-            config.line.name, config.grading, engines, _geometries(config), coils, ledger, journal.resumed, line.birth
+            config.line.name,
+            config.grading,
+            engines,
+            _geometries(config),
+            coils,
+            ledger,
+            journal.resumed,
+            birth=line.birth,
+            blind_frames=config.edges.blind_frames,
         )
         publish = line.publish = Publish(
             config.line.name, journal, ledger, outboxes, line.state, config.line.heartbeat_s, metrics, lossless
         )
         captures = [
-            Capture(name, camera, pool, ledger, stop, metrics.camera(name), publish.say)
-            for name, camera in cameras.items()
+            Capture(
+                c.name, cameras[c.name], pool, ledger, stop, metrics.camera(c.name), publish.say, silent_s=c.silent_s
+            )
+            for c in config.cameras
         ]
 
         # ---- one thread each, from the cameras to the sinks
@@ -148,6 +158,7 @@ def check(config: Config) -> list[tuple[str, str, str]]:
         ("pack", engines.manifest.name, f"{engines.digest[:19]} classes {classes}"),
         ("runtime", config.runtime.kind, _check_adapter("runtimes", config.runtime, "runtime")),
     ]
+    _check_rules(config, set(engines.class_names))
     flat_fields = _flat_fields(config)
     for index, camera in enumerate(config.cameras):
         detail = _check_adapter("cameras", camera, f"cameras[{index}]")
@@ -314,6 +325,15 @@ def _check_adapter(seam: str, section: Any, where: str) -> str:
         check_options(options)
     shown = ", ".join(f"{key}={value}" for key, value in section.options.items())
     return shown or "defaults"
+
+
+def _check_rules(config: Config, classes: set[int]) -> None:
+    for index, rule in enumerate(config.grading.severity):
+        unknown = set(rule.classes) - classes
+        # The rules that are there by default name classes of the shipped pack; another pack may have fewer.
+        if unknown and rule not in DEFAULT_RULES:
+            known = ", ".join(map(str, sorted(classes)))
+            raise ConfigError(f"grading.severity[{index}].classes: the pack has no class {min(unknown)}, only {known}")
 
 
 def _flat_fields(config: Config) -> dict[str, FlatField | None]:

@@ -153,6 +153,8 @@ def _summarise(request: Request, line: Line, found: CoilReport | None, seconds: 
     lost = ", ".join(f"{count} {reason}" for reason, count in sorted(sums.by_reason.items()))
     for gap in list(found.gaps if found else ())[:20]:
         out.print(f"not inspected: {gap.source or gap.camera}: {gap.detail or gap.reason}", style="red", markup=False)
+    if not sums.inspected:
+        out.print("nothing was inspected", style="bold red")
     rows = [
         (
             "frames",

@@ -129,7 +129,7 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
             signal.raise_signal(number)
         stop.set()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_S)
     try:

@@ -22,7 +22,7 @@ MEMORY_WANTED = 2 * GIB
 DISK_WANTED = 1 * GIB
 FILES_WANTED = 1024
 SOCKET_BUFFER_WANTED = 4 * 2**20
-"""A GigE camera's stream without raw sockets needs this (see the camera's notes in the handbook)."""
+"""A GigE camera's stream without raw sockets needs this ."""
 CAP_NET_RAW = 13
 CLOCK_UNSYNCHRONISED = 5
 """adjtimex(2): TIME_ERROR."""

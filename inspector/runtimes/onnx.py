@@ -1,8 +1,8 @@
 """ONNX Runtime on the CPU: the default.
 
 Every network runs one tile at a time on one thread, and several workers run side by side. On a CPU that is faster
-than batches or than one network on several threads (measured: see docs/), it keeps the working set in the cache,
-and a tile gives the same bits whatever batch it came in.
+than batches or than one network on several threads (measured on two cores: 6 to 20 %), it keeps the working set in
+the cache, and a tile gives the same bits whatever batch it came in.
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ class Script:
 class Rig:
     """A capture stage around a scripted camera, driven to the end of the strip."""
 
-    def __init__(self, *lives: Life) -> None:
+    def __init__(self, *lives: Life, silent_s: float | None = None) -> None:
         self.clock = Clock()
         self.stop = Stop(self.clock)
         self.camera = Script(list(lives), self.clock)
@@ -133,6 +133,7 @@ class Rig:
             self.metrics.camera("top"),
             lambda *state: self.states.append(state),
             self.clock,
+            silent_s,
         )
 
     def run(self, steps: int = 10_000) -> Self:
@@ -381,3 +382,15 @@ def test_a_camera_that_cannot_be_closed_does_not_spoil_the_end() -> None:
     rig.camera.exit_fails = True
     assert rig.run().numbers == [0, 1]
     assert rig.camera.exits == 1
+
+
+@pytest.mark.parametrize(("silent_s", "opened"), [(None, 1), (100.0, 1), (1.0, 2)])
+def test_a_silent_camera_is_opened_again_only_where_that_is_asked_for(silent_s: float | None, opened: int) -> None:
+    silence: list[Step] = [None] * 8  # 8 x READ_S
+    lives: list[Life] = [[frame(0), *silence, frame(1)], [frame(0)]]
+    rig = Rig(*lives[:opened], silent_s=silent_s).run()
+    assert len(rig.camera.tried) == opened
+    assert rig.numbers == [0, 1]
+    downs = [state for state in rig.states if state[1] == "down"]
+    assert len(downs) == opened - 1
+    assert all("silent_s" in state[2] for state in downs)

@@ -22,7 +22,7 @@ from inspector import journal
 from inspector.config import Config, convert
 from inspector.errors import ConfigError, EngineError, PackError
 from inspector.pipeline import Line, build, check
-from inspector.records import Defect, Event, Gap, Pixels, as_json
+from inspector.records import Defect, Event, Gap, Pixels, State, as_json
 from inspector.rle import decode
 from tests import networks
 from tests.packs import BAND, TILE, make_pack, paint
@@ -605,3 +605,29 @@ def test_check_finds_a_journal_that_another_daemon_holds(tmp_path: Path, good: d
 def test_numbers_of_all_classes_have_a_band() -> None:
     """The pictures here paint classes 1 to 4."""
     assert sorted(BAND) == [1, 2, 3, 4]
+
+
+# ---------------------------------------------------------------- a camera that sees nothing
+
+
+def test_a_blind_camera_is_no_perfect_coil(tmp_path: Path, engines: Path) -> None:
+    """Dark pictures in the middle of a coil: told once when they begin to matter, and once when the strip is back."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(10):
+        dark = 3 <= number < 7
+        cv2.imwrite(str(pictures / f"{number}.png"), np.full(TILE, 0 if dark else 100, dtype=np.uint8))
+    config = line_of(tmp_path, engines, replay(pictures), edges={"blind_frames": 3})
+    run_to_the_end(config)
+    told = [event.data for event in events(config, "state")]
+    assert [(said.part, said.state) for said in told if isinstance(said, State) and said.state != "up"] == [
+        ("a", "blind"),
+        ("a", "sees strip"),
+    ]
+
+
+def test_a_rule_for_a_class_that_the_pack_lacks_is_refused(tmp_path: Path, engines: Path) -> None:
+    rules = [{"severity": "major", "classes": [2, 9]}]
+    config = line_of(tmp_path, engines, synthetic(), grading={"severity": rules})
+    with pytest.raises(ConfigError, match=r"grading\.severity\[0\]\.classes: the pack has no class 9, only 1, 2, 3, 4"):
+        check(config)
