@@ -72,7 +72,7 @@ class EdgeConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class BatchConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    size: FewFrames = 4
+    size: FewFrames = 8
     """Frames that go through the cascade together at most."""
     deadline_ms: Positive = 20.0
     """A batch leaves at the latest when its oldest frame has waited this long."""
