@@ -143,7 +143,9 @@ def test_the_count_ends_when_the_slow_one_has_gone() -> None:
             stall(sink)
             assert sink.connections == 1
         assert until(sink, lambda: sink.connections == 0)
-        assert sink.send([event(1)]) == 0
+        # libzmq tells of the end a moment before it takes the full pipe away: one more event may count as missed.
+        assert until(sink, lambda: sink.send([event(1)]) == 0)
+        assert sink.send([event(2)]) == 0
 
 
 def test_one_that_answers_no_ping_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +154,8 @@ def test_one_that_answers_no_ping_is_cut_off(monkeypatch: pytest.MonkeyPatch) ->
     with publishing(high_water_mark=20, patience_ms=0) as sink, subscribed(sink, "state/", queue=1) as stalled:
         stall(sink)
         assert until(sink, lambda: sink.connections == 0)
-        assert sink.send([event(1)]) == 0
+        assert until(sink, lambda: sink.send([event(1)]) == 0)
+        assert sink.send([event(2)]) == 0
         assert len(received(stalled, 1)) > 0, "it still has what was on its way"
 
 
