@@ -24,13 +24,13 @@ from inspector.config import Config, convert
 from inspector.errors import ConfigError
 from inspector.pipeline import Line, build
 from inspector.records import Defect, Event
-from inspector.report import CoilReport, Throughput, render
+from inspector.report import CoilReport, render
 from inspector.report import check as check_report
 from inspector.report.coil import ClassTruth, Missed, Truth
 from inspector.report.journalled import RunFacts, gather
 from inspector.service import stopped_by_signals, watch
 from inspector.steel import Blemish
-from inspector.watching import Screen, console, summary, totals
+from inspector.watching import Screen, console, summary, throughput, totals
 
 COIL = "DEMO-4711"
 PITCH_MM = 0.5
@@ -76,7 +76,7 @@ def demo(seconds: float, report: Path, engines: Path | None = None) -> int:
                 tick()
             seconds = time.monotonic() - started
         audit = journal.audit(config.journal.path)
-        found = _report(config, line, seconds, started_ns)
+        found = _report(config, line, audit, seconds, started_ns)
         render(found, report)
     _summarise(out, found, audit.balanced, report)
     return code if code else int(not audit.balanced)
@@ -225,7 +225,7 @@ def _missed(place: _Place, config: Config) -> Missed:
     return Missed(b.defect_class, along, offset + (b.first_px + b.width_px / 2) * PITCH_MM)
 
 
-def _report(config: Config, line: Line, seconds: float, started_ns: int) -> CoilReport:
+def _report(config: Config, line: Line, audit: journal.Audit, seconds: float, started_ns: int) -> CoilReport:
     events = list(journal.read_events(config.journal.path, kinds=["defect"]))
     places = []
     for name, camera in line.cameras.items():
@@ -233,25 +233,17 @@ def _report(config: Config, line: Line, seconds: float, started_ns: int) -> Coil
             issued = line.ledger.totals()[name].issued
             places += [_Place(name, b) for b in camera.truths(0, issued)]
     truth, real = compare(events, places, line)
-    sums, tally = totals(line), line.publish.tally
     length_mm = max(line.ledger.totals()[name].issued for name in SEEDS) * FRAME_M * 1000
-    throughput = Throughput(
-        sums.inspected / seconds,
-        length_mm / 1000 / seconds * 60,
-        tally.ages.percentile_ms(50),
-        tally.ages.percentile_ms(99),
-        seconds,
-    )
     facts = RunFacts(
         epoch=line.journal.epoch,
         width_px=dict.fromkeys(SEEDS, WIDTH),
         length_mm=length_mm,
-        throughput=throughput,
+        throughput=throughput(line, length_mm, seconds),
         runtime=line.runtime.name,
         started_ns=started_ns,
         ended_ns=time.time_ns(),
     )
-    return gather(config.journal.path, config, line.pack, facts, truth, real)
+    return gather(config.journal.path, config, line.pack, facts, audit, truth, real)
 
 
 def _summarise(out: Console, found: CoilReport, balanced: bool, report: Path) -> None:

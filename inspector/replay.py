@@ -15,12 +15,12 @@ from typing import Any
 from inspector import journal
 from inspector.config import Config, convert
 from inspector.pipeline import Line, build
-from inspector.records import CoilEvent, Defect
-from inspector.report import CoilReport, Piece, Throughput, render
+from inspector.records import CoilEvent
+from inspector.report import CoilReport, Piece, render
 from inspector.report import check as check_report
 from inspector.report.journalled import RunFacts, gather
 from inspector.service import stopped_by_signals, watch
-from inspector.watching import Screen, console, summary, totals
+from inspector.watching import Screen, console, summary, throughput, totals
 
 CAMERA = "replay"
 
@@ -65,12 +65,12 @@ def replay(request: Request) -> int:
                 code = watch(line, stop, lambda: screen.refresh(line))
             seconds = time.monotonic() - started
         whole = line.cameras[CAMERA].ended
-        finished = _report(request, config, line, path, seconds, started_ns)
-        balanced = journal.audit(path).balanced
-    _summarise(request, line, finished, seconds, balanced)
+        audit = journal.audit(path)
+        finished = _report(request, config, line, audit, seconds, started_ns)
+    _summarise(request, line, finished, seconds, audit.balanced)
     if not whole:
         console().print("stopped before the end of the sources: the rest was not inspected", style="red")
-    return code if code else int(not (balanced and whole))
+    return code if code else int(not (audit.balanced and whole))
 
 
 def configuration(request: Request, path: Path) -> Config:
@@ -108,28 +108,20 @@ def configuration(request: Request, path: Path) -> Config:
 
 
 def _report(
-    request: Request, config: Config, line: Line, path: Path, seconds: float, started_ns: int
-) -> CoilReport | None:
-    sums = totals(line)
-    tally = line.publish.tally
-    throughput = Throughput(
-        sums.inspected / seconds,
-        tally.inspected_mm.get(CAMERA, 0.0) / 1000 / seconds * 60,
-        tally.ages.percentile_ms(50),
-        tally.ages.percentile_ms(99),
-        seconds,
-    )
+    request: Request, config: Config, line: Line, audit: journal.Audit, seconds: float, started_ns: int
+) -> CoilReport:
+    tally, path = line.publish.tally, audit.path
     facts = RunFacts(
         epoch=line.journal.epoch,
         width_px=tally.width_px,
         length_mm=_length_mm(config, path, line.journal.epoch),
-        throughput=throughput,
+        throughput=throughput(line, tally.inspected_mm.get(CAMERA, 0.0), seconds),
         runtime=line.runtime.name,
         started_ns=started_ns,
         ended_ns=time.time_ns(),
         pieces=() if request.contiguous else [Piece(s.source, s.start_mm, s.end_mm) for s in tally.shown],
     )
-    found = gather(path, config, line.pack, facts)
+    found = gather(path, config, line.pack, facts, audit)
     if request.report is not None:
         render(found, request.report)
     return found
@@ -142,16 +134,13 @@ def _length_mm(config: Config, path: Path, epoch: int) -> float:
     return (max(counts) - min(counts)) * config.line.mm_per_count if counts else 0.0
 
 
-def _summarise(request: Request, line: Line, found: CoilReport | None, seconds: float, balanced: bool) -> None:
+def _summarise(request: Request, line: Line, found: CoilReport, seconds: float, balanced: bool) -> None:
     out = console()
     sums = totals(line)
-    classes = Counter(
-        f"{f.event.data.defect_class.number} {f.event.data.defect_class.name}"
-        for f in (found.defects if found else ())
-        if isinstance(f.event.data, Defect)
-    )
+    kinds = [finding.defect.defect_class for finding in found.defects]
+    classes = Counter(f"{kind.number} {kind.name}" for kind in kinds)
     lost = ", ".join(f"{count} {reason}" for reason, count in sorted(sums.by_reason.items()))
-    for gap in list(found.gaps if found else ())[:20]:
+    for gap in found.gaps[:20]:
         out.print(f"not inspected: {gap.source or gap.camera}: {gap.detail or gap.reason}", style="red", markup=False)
     if not sums.inspected:
         out.print("nothing was inspected", style="bold red")

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from inspector.pipeline import Line
 from inspector.records import Event
+from inspector.report import Throughput
 from inspector.wording import describe
 
 
@@ -40,6 +41,18 @@ def totals(line: Line) -> Totals:
     return found
 
 
+def throughput(line: Line, inspected_mm: float, seconds: float) -> Throughput:
+    """How fast a line that has ended was, over `seconds`, for `inspected_mm` of strip."""
+    ages = line.publish.tally.ages
+    return Throughput(
+        totals(line).inspected / seconds,
+        inspected_mm / 1000 / seconds * 60,
+        ages.percentile_ms(50),
+        ages.percentile_ms(99),
+        seconds,
+    )
+
+
 class Screen:
     """A progress bar at the foot of the terminal and events above it. A pipe gets the events only."""
 
@@ -47,7 +60,6 @@ class Screen:
         self.console = console
         self.defects = 0
         self._metres_per_frame = metres_per_frame
-        self._total = total_frames
         self._started = time.monotonic()
         self._bar = Progress(
             SpinnerColumn(),

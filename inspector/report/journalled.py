@@ -33,10 +33,11 @@ def gather(
     config: Config,
     pack: Pack,
     facts: RunFacts,
+    audit: journal.Audit,
     truth: Truth | None = None,
     real: dict[str, bool] | None = None,
 ) -> CoilReport:
-    """The report of one run; `real` says of event ids whether they match a true defect, where that is known.
+    """The report of one run of an audited journal; `real`: event id -> it matches a true defect, where that is known.
 
     Raises:
         JournalError: the journal cannot be read.
@@ -50,7 +51,7 @@ def gather(
             gaps.append(GapStretch(gap.camera, *stretch, gap.frames, gap.reason, gap.detail, gap.source))
         else:
             defects.append(Finding(event, pictures.get(event.id), (real or {}).get(event.id)))
-    books = [row for row in journal.audit(path).books if row.epoch == facts.epoch]
+    books = [row for row in audit.books if row.epoch == facts.epoch]
     return CoilReport(
         line=config.line.name,
         coil=config.line.coil,
