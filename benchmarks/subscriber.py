@@ -16,7 +16,7 @@ import urllib.request
 import msgspec
 import zmq
 
-from inspector.records import Defect, Event
+from inspector.events import Defect, Event
 
 SCRAPE_S = 5.0
 """Three times as often as Prometheus does by default."""

@@ -17,10 +17,11 @@ from typing import Self
 
 from inspector.cameras import Camera
 from inspector.errors import CameraError
+from inspector.events import Reason
 from inspector.ledger import Ledger
 from inspector.metrics import CameraMetrics
 from inspector.pool import Pool
-from inspector.records import Frame, Loss, Reason
+from inspector.records import Frame, Loss
 
 log = logging.getLogger(__name__)
 

@@ -125,6 +125,30 @@ class JournalConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The SQLite file; its folder must be writable."""
     synchronous: bool = True
     """Force every commit to the disk: safe against a power cut, not only against a crash of the daemon."""
+    keep_gb: Positive | None = 20.0
+    """When the journal holds more, gigabytes (10^9 bytes), its oldest closed coils are deleted; null: never."""
+    keep_days: Positive | None = None
+    """Coils that ended longer ago are deleted, days; null: never. The coil on the line is never deleted."""
+
+
+class HistoryConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The history (replay) socket: a subscriber that missed events gets them from the journal here."""
+
+    address: str = "tcp://127.0.0.1:5571"
+    """Where clients ask: tcp://HOST:PORT (`*`: any free port) or ipc:///PATH."""
+    keys: Path | None = None
+    """Folder that `inspector keys` made: only clients with a key in it are let in. Needed on a public address."""
+    events_per_s: Annotated[int, Meta(ge=100, le=1_000_000)] = 10_000
+    """Events read from the journal a second at most, for all clients together, so that the line is never slowed."""
+
+
+class ControlConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The control socket: the plant names coils here."""
+
+    address: str = "ipc:///run/inspector/control"
+    """Where clients ask: ipc:///PATH, open to the daemon's own user and group, or tcp://HOST:PORT, which needs `keys`."""
+    keys: Path | None = None
+    """Folder that `inspector keys` made: only clients that may `control` are let in."""
 
 
 class SinkConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,6 +205,10 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     grading: GradingConfig = GradingConfig()
     journal: JournalConfig
     sinks: list[SinkConfig] = []
+    history: HistoryConfig | None = None
+    """Left out or null: no history socket, so subscribers cannot repair holes."""
+    control: ControlConfig | None = None
+    """Left out or null: no control socket."""
     monitor: MonitorConfig | None = MonitorConfig()
     """Left out: the default address; null: no monitor at all."""
 
@@ -253,7 +281,23 @@ def _anchored(config: Config, folder: Path) -> Config:
         msgspec.structs.replace(c, flat_field=folder / c.flat_field) if c.flat_field else c for c in config.cameras
     ]
     journal = msgspec.structs.replace(config.journal, path=folder / config.journal.path)
-    return msgspec.structs.replace(config, pack=folder / config.pack, cameras=cameras, journal=journal)
+    return msgspec.structs.replace(
+        config,
+        pack=folder / config.pack,
+        cameras=cameras,
+        journal=journal,
+        history=_with_keys(config.history, folder),
+        control=_with_keys(config.control, folder),
+    )
+
+
+Keyed = TypeVar("Keyed", HistoryConfig | None, ControlConfig | None)
+
+
+def _with_keys(section: Keyed, folder: Path) -> Keyed:
+    if section is None or section.keys is None:
+        return section
+    return msgspec.structs.replace(section, keys=folder / section.keys)
 
 
 def explain(error: msgspec.ValidationError, model: Any, within: str = "") -> str:

@@ -22,8 +22,8 @@ from inspector import journal, pack
 from inspector.cameras.synthetic import SyntheticCamera
 from inspector.config import Config, convert
 from inspector.errors import ConfigError
+from inspector.events import Defect, Event
 from inspector.pipeline import Line, build
-from inspector.records import Defect, Event
 from inspector.report import CoilReport, render
 from inspector.report import check as check_report
 from inspector.report.coil import ClassTruth, Missed, Truth

@@ -14,32 +14,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from inspector.config import GradingConfig, SeverityRule
+from inspector.events import Along, Box, CoilEvent, Defect, DefectClass, Gap, Mask, Position, Reason, Size, State
 from inspector.joining import Joining, OpenDefect
 from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
 from inspector.pack import Pack
-from inspector.records import (
-    Along,
-    Box,
-    CoilEvent,
-    Defect,
-    DefectClass,
-    Draft,
-    Frame,
-    Gap,
-    Graded,
-    Loss,
-    Mask,
-    Position,
-    Reason,
-    Roi,
-    Settled,
-    Shown,
-    Size,
-    State,
-    Verdict,
-    Verdicts,
-)
+from inspector.records import Draft, Frame, Graded, Loss, Roi, Settled, Shown, Verdict, Verdicts
 from inspector.strip import Coil, CoilMap, Geometry
 
 

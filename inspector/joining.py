@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from inspector.config import GradingConfig
-from inspector.records import Box, Frame, Pixels, Region, Roi, Verdict
+from inspector.events import Box
+from inspector.records import Frame, Pixels, Region, Roi, Verdict
 from inspector.rle import encode_box
 from inspector.thumbnails import crop_window, shrink
 

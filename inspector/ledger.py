@@ -10,7 +10,8 @@ import bisect
 import threading
 from dataclasses import dataclass, field, replace
 
-from inspector.records import CameraTotals, Loss, Reason
+from inspector.events import CameraTotals, Reason
+from inspector.records import Loss
 
 
 @dataclass(slots=True)

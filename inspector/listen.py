@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.text import Text
 
 from inspector.errors import ConfigError
-from inspector.records import Event, Heartbeat
-from inspector.records import as_json as json_of
+from inspector.events import Event, Heartbeat
+from inspector.events import as_json as json_of
 from inspector.wording import describe, safe
 
 TICK_MS = 100

@@ -29,7 +29,7 @@ from prometheus_client import (
 )
 
 from inspector import __version__
-from inspector.records import Reason
+from inspector.events import Reason
 
 PREFIX = "inspector"
 

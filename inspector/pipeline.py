@@ -24,6 +24,7 @@ from inspector.channel import Channel
 from inspector.config import DEFAULT_RULES, CameraConfig, Config, MonitorConfig
 from inspector.config import load as config_of
 from inspector.errors import ConfigError, JournalError
+from inspector.events import Event, Reason
 from inspector.grading import Grading
 from inspector.journal import Journal
 from inspector.journal import check as check_journal
@@ -35,7 +36,7 @@ from inspector.pack import Pack
 from inspector.pool import Pool
 from inspector.preprocess import FlatField, Preprocess
 from inspector.publish import COMMIT_ITEMS, Deliver, Publish, Serve
-from inspector.records import Batch, Event, Frame, Graded, Loss, Reason, Verdicts, WhenFull
+from inspector.records import Batch, Frame, Graded, Loss, Verdicts, WhenFull
 from inspector.runtimes import Runtime
 from inspector.stages import CascadeStage, GradingStage, PreprocessStage
 from inspector.strip import CoilMap, Geometry

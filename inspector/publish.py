@@ -18,10 +18,11 @@ from typing import Self
 
 from inspector.channel import Channel
 from inspector.errors import JournalError, SinkError
+from inspector.events import Defect, Event, Gap, Heartbeat, State
 from inspector.journal import Journal
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics, Undelivered
-from inspector.records import Defect, Draft, Event, Gap, Graded, Heartbeat, State
+from inspector.records import Draft, Graded
 from inspector.sinks import Sink
 from inspector.tally import Tally
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from inspector import journal
 from inspector.config import Config, convert
+from inspector.events import CoilEvent
 from inspector.pipeline import Line, build
-from inspector.records import CoilEvent
 from inspector.report import CoilReport, Piece, render
 from inspector.report import check as check_report
 from inspector.report.journalled import RunFacts, gather

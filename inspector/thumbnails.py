@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.records import Box, Mask, Pixels
+from inspector.events import Box, Mask
+from inspector.records import Pixels
 
 MARGIN_PX = 24
 """Strip shown around the box, px on each side."""

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Ta
 from rich.table import Table
 from rich.text import Text
 
+from inspector.events import Event
 from inspector.pipeline import Line
-from inspector.records import Event
 from inspector.report import Throughput
 from inspector.wording import describe
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from inspector.records import CoilEvent, Defect, Event, Gap, Heartbeat, State
+from inspector.events import CoilEvent, Defect, Event, Gap, Heartbeat, State
 
 
 def describe(event: Event) -> tuple[str, str]:

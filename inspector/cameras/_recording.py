@@ -31,7 +31,8 @@ from msgspec import Meta
 
 from inspector.cameras._shots import MAX_PX, Missed, Shot, Unreadable, printable
 from inspector.errors import ConfigError, SinkError
-from inspector.records import Frame, Loss, Pixels, Reason
+from inspector.events import Reason
+from inspector.records import Frame, Loss, Pixels
 
 RAW, INDEX = "frames.raw", "frames.jsonl"
 FILES = (RAW, INDEX)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from inspector.errors import CameraError
-from inspector.records import Pixels, Reason
+from inspector.events import Reason
+from inspector.records import Pixels
 
 MAX_PX = 1 << 28
 """No frame is larger (16,384 px x 16,384 lines): a damaged header must not ask for all the memory."""

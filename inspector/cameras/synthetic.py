@@ -17,8 +17,9 @@ import msgspec
 from msgspec import Meta
 
 from inspector.errors import CameraError, ConfigError
+from inspector.events import Reason
 from inspector.pool import Pool
-from inspector.records import Frame, Loss, Reason
+from inspector.records import Frame, Loss
 from inspector.steel import Blemish, Edges, Look, Strip
 from inspector.steel import check as check_strip
 from inspector.steel.reel import Bands, Reel

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 
+from inspector.events import Reason
 from inspector.journal import ranges
-from inspector.records import Reason, Settled
+from inspector.records import Settled
 
 
 @dataclass(slots=True)

@@ -9,7 +9,8 @@ from typing import get_args
 
 import msgspec
 
-from inspector.records import Data, Draft, Event
+from inspector.events import Data, Event
+from inspector.records import Draft
 
 DATASCHEMA = "urn:inspector:schema:event:v1"
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inspector.events import Reason
 from inspector.journal import ranges
 from inspector.journal.reader import Run, runs_in
 from inspector.journal.store import RunState, damaged, reading, rows
-from inspector.records import Reason
 
 LISTED = 5
 """Ranges named in one problem; the others are counted."""

@@ -15,9 +15,9 @@ from typing import Any
 
 import msgspec
 
+from inspector.events import Event
 from inspector.journal.lock import held
 from inspector.journal.store import RunState, damaged, reading, rows
-from inspector.records import Event
 
 PAGE = 500
 """Rows read in one go."""

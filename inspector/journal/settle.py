@@ -6,9 +6,9 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from inspector.events import Reason
 from inspector.journal import ranges
 from inspector.journal.store import RunState, rows
-from inspector.records import Reason
 
 
 @dataclass(slots=True, frozen=True)

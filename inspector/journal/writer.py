@@ -14,12 +14,13 @@ from typing import Self
 import cv2
 
 from inspector.errors import JournalError
+from inspector.events import Event, Reason, as_json
 from inspector.journal.fates import Fates
 from inspector.journal.identity import KINDS, Identities
 from inspector.journal.lock import Lock
 from inspector.journal.settle import Resumed, end_run, resumed, settle_rest
 from inspector.journal.store import RunState, connect_writer, rows, transaction
-from inspector.records import Draft, Event, Graded, Pixels, Reason, as_json
+from inspector.records import Draft, Graded, Pixels
 
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 88)
 MAX_PICTURES = 4096

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from inspector.records import Defect, DefectClass, Event
+from inspector.events import Defect, DefectClass, Event
 
 SEVERITIES = ("critical", "major", "minor")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.records import Defect
+from inspector.events import Defect
 from inspector.report.coil import CoilReport, Finding
 from inspector.thumbnails import crop_window, mask_in_window, outline, thumbnail_scale, thumbnail_size
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from inspector import journal
 from inspector.config import Config
+from inspector.events import DefectClass, Gap
 from inspector.pack import Pack
-from inspector.records import DefectClass, Gap
 from inspector.report.coil import CameraBooks, CoilReport, Finding, GapStretch, LaneInfo, Piece, Throughput, Truth
 
 

@@ -17,7 +17,7 @@ import jinja2
 from markupsafe import Markup
 
 from inspector.errors import ConfigError
-from inspector.records import DefectClass
+from inspector.events import DefectClass
 from inspector.report import chart, words
 from inspector.report.coil import CoilReport, Finding, GapStretch
 from inspector.report.gallery import Card, Gallery, gallery, rank

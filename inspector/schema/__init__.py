@@ -1,4 +1,4 @@
-"""The JSON Schema of the event stream, made from the records so that the two cannot drift apart.
+"""The JSON Schema of the event stream, made from the records of `inspector.events` so that the two cannot drift apart.
 
 `event.v1.json` beside this file is what subscribers in other languages validate against; a test fails when it and
 the records differ, and then `python -m inspector.schema > inspector/schema/event.v1.json` writes it anew. Inside v1
@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from inspector import records
+from inspector import events
 
 SCHEMA_ID = "urn:inspector:schema:event:v1"
 """What the `dataschema` of each event says."""
@@ -57,7 +57,7 @@ ALWAYS_SENT = ("specversion", "datacontenttype")
 def event_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of an `Event` and of the data of every kind."""
     name = "#/$defs/{name}"
-    (root,), parts = msgspec.json.schema_components([records.Event], ref_template=name)
+    (root,), parts = msgspec.json.schema_components([events.Event], ref_template=name)
     for title, part in parts.items():
         _describe(title, part)
     return {
@@ -81,7 +81,7 @@ def _describe(title: str, part: dict[str, Any]) -> None:
     if "properties" not in part:
         return
     part["required"] += [field for field in part["properties"] if field in ALWAYS_SENT]
-    notes = _field_notes(getattr(records, title))
+    notes = _field_notes(getattr(events, title))
     for field, schema in part["properties"].items():
         if field in ALWAYS_SENT:
             del schema["default"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
-from inspector.records import Event
+from inspector.events import Event
 
 
 class Sink(Protocol):

@@ -23,7 +23,7 @@ from typing import Literal, Self
 import msgspec
 
 from inspector.errors import ConfigError, SinkError
-from inspector.records import Event, as_json
+from inspector.events import Event, as_json
 
 Kind = Literal["defect", "gap", "coil", "state", "heartbeat"]
 

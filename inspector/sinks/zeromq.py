@@ -23,7 +23,7 @@ import zmq
 from msgspec import Meta
 
 from inspector.errors import ConfigError, SinkError
-from inspector.records import Event, as_json
+from inspector.events import Event, as_json
 from inspector.sinks._address import bindable, refusal, require_free, require_unowned
 from inspector.sinks._backlog import Backlog
 

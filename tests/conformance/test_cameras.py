@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from inspector import adapters
 from inspector.cameras import Camera
 from inspector.errors import CameraError
+from inspector.events import Reason
 from inspector.pool import Pool, Slot
-from inspector.records import Frame, Loss, Reason
+from inspector.records import Frame, Loss
 
 HEIGHT, WIDTH = 64, 320
 

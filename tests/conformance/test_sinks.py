@@ -15,7 +15,7 @@ import zmq
 
 from inspector import adapters
 from inspector.errors import ConfigError, SinkError
-from inspector.records import Event, State
+from inspector.events import Event, State
 from inspector.sinks import Sink, jsonl, zeromq
 
 PATIENCE_MS = 10_000

@@ -29,8 +29,8 @@ import zmq
 from prometheus_client.parser import text_string_to_metric_families
 
 import inspector
+from inspector.events import Event
 from inspector.journal import Audit, audit, read_events
-from inspector.records import Event
 
 ROOT = Path(inspector.__file__).parents[1]
 PATIENCE_S = 60.0

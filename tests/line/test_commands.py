@@ -22,8 +22,8 @@ import inspector
 from inspector.__main__ import main
 from inspector.cameras import synthetic
 from inspector.config import convert
+from inspector.events import Defect, Event, Gap
 from inspector.pool import Pool
-from inspector.records import Defect, Event, Gap
 from tests.conftest import Start
 from tests.line.daemon import Daemon, command, environment, journalled, proven, write, written
 from tests.line.lines import altered, config, filmed, lossless, picture, pictures, played

@@ -14,8 +14,9 @@ import sys
 from pathlib import Path
 
 import inspector
+from inspector.events import Along, Gap, Reason
 from inspector.journal import Journal, RunState, audit, read_events
-from inspector.records import Along, Draft, Gap, Graded, Reason, Settled
+from inspector.records import Draft, Graded, Settled
 
 KILLS = 20
 CAPACITY = 40

@@ -11,8 +11,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from inspector.events import CoilEvent, Defect, Event, Gap, Heartbeat, Reason
 from inspector.journal import Audit, RunState
-from inspector.records import CoilEvent, Defect, Event, Gap, Heartbeat, Reason
 from tests.conftest import Start
 from tests.line.daemon import Daemon, Subscriber, journalled, proven, subscribed
 from tests.line.lines import config, filmed, lossless, pictures, played

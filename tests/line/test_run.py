@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from inspector.__main__ import main
+from inspector.events import CoilEvent, Defect, Gap, Heartbeat, Reason, State, as_json
 from inspector.journal import RunState
-from inspector.records import CoilEvent, Defect, Gap, Heartbeat, Reason, State, as_json
 from tests.conftest import Start
 from tests.line.daemon import Daemon, command, journalled, proven, subscribed, write, written
 from tests.line.lines import altered, config, filmed, lossless, pictures, played, slow

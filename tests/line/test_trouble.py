@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import zmq
 
+from inspector.events import Defect, Event, Gap, Heartbeat, Reason, State
 from inspector.journal import Books, RunState
 from inspector.metrics import LOST_AT
-from inspector.records import Defect, Event, Gap, Heartbeat, Reason, State
 from tests.conftest import Start
 from tests.line.daemon import Daemon, journalled, proven, subscribed, written
 from tests.line.lines import config, filmed, lossless, pictures, played, slow

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from inspector.capture import BACK_OFF_S, READ_S, Capture
 from inspector.channel import Channel
 from inspector.errors import CameraError
+from inspector.events import CameraTotals, Reason
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics
 from inspector.pool import Pool
-from inspector.records import CameraTotals, Frame, Loss, Reason
+from inspector.records import Frame, Loss
 from inspector.worker import Worker
 
 logging.getLogger("inspector.capture").setLevel(logging.CRITICAL)

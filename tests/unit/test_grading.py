@@ -17,24 +17,13 @@ from numpy.typing import NDArray
 from inspector import pack, thumbnails
 from inspector.cascade import Cascade, regions
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig, SeverityRule
+from inspector.events import CoilEvent, Defect, Gap, Reason, as_json
 from inspector.grading import Grading, severity
 from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
 from inspector.pack import Pack
 from inspector.preprocess import Preprocess
-from inspector.records import (
-    CoilEvent,
-    Defect,
-    Draft,
-    Frame,
-    Gap,
-    Graded,
-    Loss,
-    Pixels,
-    Reason,
-    Roi,
-    as_json,
-)
+from inspector.records import Draft, Frame, Graded, Loss, Pixels, Roi
 from inspector.rle import decode
 from inspector.runtimes import onnx
 from inspector.strip import CoilMap, Geometry

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.errors import JournalError
+from inspector.events import Along, CoilEvent, Gap, Heartbeat, Reason, as_json
 from inspector.journal import (
     FORMAT,
     Audit,
@@ -34,17 +35,7 @@ from inspector.journal import (
     read_thumbnails,
 )
 from inspector.journal.ranges import checksum, doubles, holes
-from inspector.records import (
-    Along,
-    CoilEvent,
-    Draft,
-    Gap,
-    Graded,
-    Heartbeat,
-    Reason,
-    Settled,
-    as_json,
-)
+from inspector.records import Draft, Graded, Settled
 
 NOW_NS = 1_700_000_000_123_456_789
 DOUBLE = "INSERT INTO fate SELECT NULL, epoch, camera, first, last, reason, end_count FROM fate"

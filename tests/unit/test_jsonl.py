@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from inspector.errors import ConfigError, SinkError
-from inspector.records import Event, Heartbeat, State, as_json
+from inspector.events import Event, Heartbeat, State, as_json
 from inspector.sinks import jsonl
 
 HEARTBEAT = Heartbeat(state="running", coil="c", high_water={}, cameras={}, undelivered={})

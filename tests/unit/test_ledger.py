@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inspector.events import CameraTotals, Reason
 from inspector.ledger import Ledger
-from inspector.records import CameraTotals, Loss, Reason
+from inspector.records import Loss
 
 PATIENCE_S = 30.0
 BOOKED = [Reason.OVERLOAD, Reason.OVERRUN, Reason.UNREADABLE]

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from inspector.errors import ConfigError
+from inspector.events import Data, Event, Heartbeat, State, as_json
 from inspector.listen import Continuity, describe, listen
-from inspector.records import Data, Event, Heartbeat, State, as_json
 from inspector.sinks import zeromq
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -10,8 +10,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from inspector.channel import Channel
+from inspector.events import Reason
 from inspector.metrics import AGE_EDGES_S, LOST_AT, Metrics, Undelivered, markdown
-from inspector.records import Reason
 
 
 @pytest.fixture

@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from inspector import journal
 from inspector.config import Config, convert
 from inspector.errors import ConfigError, EngineError, PackError
+from inspector.events import Defect, Event, Gap, State, as_json
 from inspector.pipeline import Line, build, check
-from inspector.records import Defect, Event, Gap, Pixels, State, as_json
+from inspector.records import Pixels
 from inspector.rle import decode
 from tests import networks
 from tests.packs import BAND, TILE, make_pack, paint

@@ -18,29 +18,12 @@ import pytest
 
 from inspector.channel import Channel
 from inspector.errors import ChannelAbandoned, ChannelClosed, JournalError, SinkError
+from inspector.events import Along, Box, Defect, DefectClass, Event, Gap, Heartbeat, Mask, Position, Reason, Size, State
 from inspector.journal import Journal, audit, read_events, read_runs
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics
 from inspector.publish import COMMIT_ITEMS, COMMIT_S, RETRY_S, Deliver, Publish, Serve
-from inspector.records import (
-    Along,
-    Box,
-    Defect,
-    DefectClass,
-    Draft,
-    Event,
-    Gap,
-    Graded,
-    Heartbeat,
-    Loss,
-    Mask,
-    Position,
-    Reason,
-    Settled,
-    Size,
-    State,
-    WhenFull,
-)
+from inspector.records import Draft, Graded, Loss, Settled, WhenFull
 from inspector.worker import Worker
 
 logging.getLogger("inspector.publish").setLevel(logging.CRITICAL)

@@ -20,12 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inspector import adapters, records
+from inspector import adapters
 from inspector.cameras import replay
 from inspector.cameras._sources import natural
 from inspector.errors import CameraError, ConfigError, SinkError
+from inspector.events import Reason, as_json
 from inspector.pool import Pool
-from inspector.records import Frame, Loss, Reason
+from inspector.records import Frame, Loss
 
 Pixels = NDArray[np.uint8]
 EOI = b"\xff\xd9"
@@ -329,7 +330,7 @@ def test_a_name_that_is_no_text_still_makes_an_event(tmp_path: Path) -> None:
         pytest.skip("this file system takes only UTF-8 names")
     (frame,) = frames(tmp_path)
     assert frame.source == "strip\\xff.png"
-    assert msgspec.json.decode(records.as_json(frame.source)) == frame.source
+    assert msgspec.json.decode(as_json(frame.source)) == frame.source
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "only text", "text"])

@@ -17,8 +17,9 @@ import pytest
 from inspector import journal
 from inspector.__main__ import main
 from inspector.errors import ConfigError
+from inspector.events import Defect
 from inspector.pipeline import Line
-from inspector.records import Defect, Pixels
+from inspector.records import Pixels
 from inspector.replay import Request, replay
 from inspector.report import CoilReport, render
 from inspector.rle import decode

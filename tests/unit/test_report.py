@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from inspector import rle
 from inspector.errors import ConfigError
-from inspector.records import Along, Box, Defect, DefectClass, Event, Gap, Mask, Position, Reason, Size
+from inspector.events import Along, Box, Defect, DefectClass, Event, Gap, Mask, Position, Reason, Size
 from inspector.report import (
     CameraBooks,
     ClassTruth,

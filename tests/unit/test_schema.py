@@ -12,9 +12,8 @@ import jsonschema
 import msgspec
 import pytest
 
-from inspector import records, schema
-from inspector.journal import identity
-from inspector.records import (
+from inspector import events, schema
+from inspector.events import (
     Along,
     Box,
     CameraTotals,
@@ -32,6 +31,7 @@ from inspector.records import (
     State,
     as_json,
 )
+from inspector.journal import identity
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -125,7 +125,7 @@ def test_every_daemon_event_names_it() -> None:
 
 def test_limits_name_fields_that_exist() -> None:
     for struct, fields in schema.REFINED.items():
-        assert set(fields) <= set(getattr(records, struct).__struct_fields__)
+        assert set(fields) <= set(getattr(events, struct).__struct_fields__)
 
 
 def test_there_is_an_example_of_every_kind() -> None:

@@ -26,9 +26,9 @@ from inspector import pipeline, service
 from inspector.channel import Channel
 from inspector.config import load
 from inspector.errors import EngineError
+from inspector.events import Defect, Event
 from inspector.journal import Journal, RunState, audit, read_events, read_runs
 from inspector.monitor import Health
-from inspector.records import Defect, Event
 from inspector.stages import Idle
 from inspector.worker import Crew, Worker
 from tests.networks import failing_gate, swap

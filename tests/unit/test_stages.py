@@ -13,12 +13,13 @@ import pytest
 from inspector import pack
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig
 from inspector.errors import EngineError
+from inspector.events import as_json
 from inspector.grading import Grading
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics
 from inspector.pack import Pack
 from inspector.preprocess import Preprocess
-from inspector.records import Batch, Frame, Graded, Pixels, Roi, Verdict, Verdicts, as_json
+from inspector.records import Batch, Frame, Graded, Pixels, Roi, Verdict, Verdicts
 from inspector.runtimes import onnx
 from inspector.stages import IDLE_S, CascadeStage, GradingStage, PreprocessStage
 from inspector.strip import CoilMap, Geometry

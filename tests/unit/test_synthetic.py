@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from inspector.cameras.synthetic import Options, SyntheticCamera
 from inspector.cameras.synthetic import open as open_camera
 from inspector.errors import CameraError, ConfigError
+from inspector.events import Reason
 from inspector.pool import Pool
-from inspector.records import Frame, Loss, Reason
+from inspector.records import Frame, Loss
 from inspector.steel.reel import ENDLESS_FRAMES, Schedule
 
 SMALL: dict[str, Any] = {"width_px": 64, "height_px": 32, "line_rate_hz": 32_000.0, "rates_per_m": {3: 2.0}}

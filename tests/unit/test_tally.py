@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector import tally
-from inspector.records import Graded, Reason, Settled, Shown
+from inspector.events import Reason
+from inspector.records import Graded, Settled, Shown
 from inspector.tally import Ages, Tally
 
 PATIENCE_S = 30.0

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector import rle
-from inspector.records import Box, Mask
+from inspector.events import Box, Mask
 from inspector.thumbnails import LIMIT_PX, MARGIN_PX, crop_window, mask_in_window, outline, shrink, thumbnail_size
 
 sizes = st.tuples(st.integers(1, 600), st.integers(1, 2000))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inspector.records import (
+from inspector.events import (
     Along,
     Box,
     CameraTotals,

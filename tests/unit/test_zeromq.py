@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from inspector.errors import ConfigError, SinkError
-from inspector.records import Event, State
+from inspector.events import Event, State
 from inspector.sinks import zeromq
 
 LOOPBACK = "tcp://127.0.0.1:*"

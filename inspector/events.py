@@ -1,0 +1,198 @@
+"""What leaves the process: events and their parts, closed msgspec structs in the one JSON form of the stream.
+
+`inspector/schema/` holds the JSON Schema made from this file. It needs msgspec only, so that a subscriber
+(`inspector.client`) needs neither numpy nor the daemon.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, Literal
+
+import msgspec
+
+
+class Reason(StrEnum):
+    """Why a frame was lost. The list is closed: it labels metrics, ledger rows and gap events."""
+
+    UNREADABLE = "unreadable"
+    """A picture or record could not be decoded, or has a shape the line cannot use."""
+    MISSING = "missing"
+    """The camera's own count has a hole and the camera gave no better reason."""
+    OVERRUN = "overrun"
+    """The camera's own buffers ran over before the daemon read them."""
+    OVERLOAD = "overload"
+    """The line was behind and the oldest waiting frame was dropped."""
+    CAMERA_DOWN = "camera_down"
+    """The camera was dead while the strip ran on."""
+    CRASH = "crash"
+    """The daemon was killed with the frame in flight; booked by the next start."""
+    ABORTED = "aborted"
+    """A stage failed and the line came down with the frame in flight."""
+
+
+class Along(msgspec.Struct, frozen=True, kw_only=True):
+    """A stretch of strip, millimetres from the coil's head end."""
+
+    start: float
+    end: float
+
+
+class Position(msgspec.Struct, frozen=True, kw_only=True):
+    """The middle of a defect's box: `along` from the coil's head end, `across` from the line's reference edge."""
+
+    along: float
+    across: float
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """Extent of a defect's box in millimetres."""
+
+    along: float
+    across: float
+
+
+class Box(msgspec.Struct, frozen=True, kw_only=True):
+    """A box in frame pixels; `y` may run past the frame's height when a defect goes on into following frames."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+class DefectClass(msgspec.Struct, frozen=True, kw_only=True):
+    """A defect class of the pack."""
+
+    number: int
+    name: str
+
+
+class Mask(msgspec.Struct, frozen=True, kw_only=True):
+    """Run lengths over `size` = [height, width] px: column-major, 1-based, "start length ..." (see rle.py).
+
+    A defect that crosses frames has a mask of all its frames, stacked along the strip under the first one.
+    """
+
+    size: tuple[int, int]
+    rle: str
+
+
+class Defect(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="defect"):
+    """One defect on one coil."""
+
+    camera: str
+    frame_sequence: int
+    frames: int
+    """How many frames the defect spans, from `frame_sequence` on."""
+    source: str | None
+    exposed_ns: int
+    exposed_time: str
+    """RFC 3339 of `exposed_ns`, UTC."""
+    coil: str
+    position_mm: Position
+    size_mm: Size
+    bbox_px: Box
+    area_px: int
+    area_mm2: float
+    defect_class: DefectClass
+    score: float
+    severity: str
+    mask: Mask
+    continues: bool
+    """The defect was cut because it spans more frames than `grading.join_frames`; the next event goes on."""
+    pack_digest: str
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="gap"):
+    """Strip that was not inspected."""
+
+    camera: str
+    frame_sequence: int
+    frames: int
+    reason: Reason
+    detail: str
+    source: str | None
+    coil: str
+    along_mm: Along
+
+
+class CoilEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="coil"):
+    """A coil's head or tail end passed the cameras."""
+
+    coil: str
+    phase: Literal["start", "end"]
+    encoder_count: int
+    known_from: int | None = None
+    """The plant told of this place late: what was seen before this encoder count was reported under the coil before.
+    None: it was told in time."""
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="state"):
+    """A part of the line changed its state."""
+
+    part: str
+    state: str
+    detail: str
+
+
+class CameraTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """The books of one camera in this run."""
+
+    issued: int
+    inspected: int
+    lost: dict[str, int]
+
+
+class JournalMark(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the journal stands. A cursor is the place of an event in it, growing over all topics and restarts."""
+
+    id: str
+    """Names the journal file; cursors of another mean nothing in it."""
+    last: int
+    """Cursor of the last event that is in the journal; 0: none yet."""
+    retired: int
+    """Events up to this cursor are no longer kept."""
+
+
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="heartbeat"):
+    """Every second: the highest sequence of every topic, so that a subscriber can tell a hole from silence."""
+
+    state: str
+    coil: str
+    high_water: dict[str, int]
+    """Topic -> the last sequence given to it in this epoch."""
+    cameras: dict[str, CameraTotals]
+    undelivered: dict[str, int]
+    """Sink -> events it did not take; they are in the journal."""
+    journal: JournalMark | None = None
+    """Every event published before this heartbeat has a cursor up to `last`, unless the journal could not be written."""
+    history: str | None = None
+    """Address of the history socket as it is bound; None: there is none."""
+
+
+Data = Defect | Gap | CoilEvent | State | Heartbeat
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """The CloudEvents 1.0 envelope; `source` + `id` is the key for removing duplicates."""
+
+    specversion: Literal["1.0"] = "1.0"
+    id: str
+    source: str
+    type: str
+    time: str
+    subject: str
+    """The topic: prefix-matchable, ends in '/'."""
+    dataschema: str
+    datacontenttype: Literal["application/json"] = "application/json"
+    epoch: int
+    """Boot number of the daemon: never used again."""
+    sequence: int
+    """Contiguous from 1 in each topic of an epoch."""
+    data: Data
+
+
+def as_json(value: Any) -> bytes:
+    """The one JSON form of a record: msgspec's, field order as declared."""
+    return msgspec.json.encode(value)
