@@ -1,7 +1,7 @@
-"""From samples to training examples: a varied crop of a frame with its truth.
+"""From samples to training examples: a varied crop of a frame with its truth, on the CPU.
 
-An example's truth lives on two grids: `pixels` at a quarter of the camera's resolution, for segmenters, and `cells`
-at a thirty-second, for the maps of gate and types.
+What needs a frame's geometry or the frames of others is done here, in worker processes; lamp, focus and noise are
+varied where the network is (see variation). Truth is uint8, 255 = certainly defect.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.datasets import BLACK, Masks, Picture, Sample, fit, masks, picture
-from build_engines.synthesize import Donor, Shape, lattice, paint, paint_pseudo, transplant
+from build_engines.synthesize import CERTAIN, Donor, Shape, lattice, paint, paint_pseudo, transplant
 
-QUARTER, CELL = 4, 32
-CELL_SHARE = 0.2
-"""A cell is wholly defect from this share of its pixels on; below it, in proportion."""
+ERASED_RIM_PX = 9
 
 
 @dataclass(frozen=True)
 class Example:
-    """`frame` uint8 [H, W]; `pixels` float32 [C, H/4, W/4] and `cells` float32 [C, H/32, W/32], 0..1."""
+    """`frame` uint8 [H, W]; `pixels` uint8 [C, H / factor, W / factor], 255 = all of it is defect."""
 
     frame: Picture
-    pixels: NDArray[np.float32]
-    cells: NDArray[np.float32]
+    pixels: NDArray[np.uint8]
+    known: bool = True
+    """False: nobody knows what is on the frame, but for what was painted on it."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,7 @@ class Recipe:
 
     aimed: float = 0.7
     """The crop is laid over a defect rather than anywhere on the strip."""
+    resized: float = 0.5
     painted: float = 0.35
     transplanted: float = 0.4
     pseudo: float = 0.15
@@ -43,8 +43,12 @@ class Recipe:
     """A clean frame becomes chequer plate."""
     erased: float = 0.08
     """All defects are blacked out, which leaves a hard clean frame."""
+    turned: float = 0.0
+    """Height and width change places, for sets whose pictures have no direction and are square."""
     toned: float = 0.85
-    blurred: float = 0.2
+    banded: float = 0.3
+    """Another roll: smooth bands along or across the strip."""
+    blurred: float = 0.25
     noisy: float = 0.3
 
 
@@ -55,34 +59,48 @@ class Varier:
     classes: Sequence[int]
     height: int
     width: int
+    factor: int = 4
+    """Camera pixels along a side of a pixel of the truth."""
     shapes: dict[int, list[Shape]] = field(default_factory=dict)
     donors: dict[int, list[Donor]] = field(default_factory=dict)
     """By position of the class."""
     recipe: Recipe = field(default_factory=Recipe)
 
     def example(self, sample: Sample, rng: np.random.Generator, enrich: bool = True) -> Example:
-        """A varied crop of a labelled sample; `enrich` adds painted and transplanted defects to it."""
-        frame, truth = picture(sample).copy(), masks(sample, self.classes)
-        frame, truth = self._crop(*_resized(frame, truth, rng), rng)
-        if rng.random() < self.recipe.erased:
+        """A varied crop of a sample; `enrich` adds painted and transplanted defects to it."""
+        frame, truth = self._crop(picture(sample), masks(sample, self.classes), rng)
+        truth *= CERTAIN
+        if sample.labelled and truth.any() and rng.random() < self.recipe.erased:
             frame, truth = _blacked_out(frame, truth)
         if enrich:
             self._enrich(frame, truth, rng)
-        elif not truth.any() and rng.random() < self.recipe.lattice:
+        elif sample.truth == {} and rng.random() < self.recipe.lattice:
             lattice(frame, rng)
-        frame, truth = _mirrored(frame, truth, rng)
-        return label(self._toned(frame, rng), truth)
+        frame, truth = self._mirrored(frame, truth, rng)
+        return label(frame, truth, self.factor, sample.labelled)
+
+    def plain(self, sample: Sample) -> Example:
+        """The sample as it is, from its top left corner: for validation and mining."""
+        truth = masks(sample, self.classes) * np.uint8(CERTAIN)
+        fitted = fit(picture(sample), self.height, self.width), fit(truth, self.height, self.width)
+        return label(*fitted, self.factor, sample.labelled)
 
     def _crop(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[Picture, Masks]:
-        frame, truth = _at_least(frame, truth, self.height, self.width)
+        """A box of the picture, resized to the crop's size; zero beyond the picture, where there is no strip."""
+        tall, wide = 1.0, 1.0
+        if rng.random() < self.recipe.resized:
+            tall, wide = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 2))
+        height, width = max(16, round(self.height / tall)), max(16, round(self.width / wide))
         row, column = self._aim(frame, truth, rng)
-        top = int(np.clip(row - rng.integers(0, self.height), 0, frame.shape[0] - self.height))
-        left = int(np.clip(column - rng.integers(0, self.width), 0, frame.shape[1] - self.width))
-        box = np.s_[top : top + self.height, left : left + self.width]
-        return frame[box].copy(), truth[(slice(None), *box)].copy()
+        top = _from(row - int(rng.integers(0, height)), frame.shape[0] - height, rng)
+        left = _from(column - int(rng.integers(0, width)), frame.shape[1] - width, rng)
+        box, size = _Box(top, left, height, width), (self.width, self.height)
+        return _resized(box.cut(frame), size), np.stack([_resized(box.cut(mask), size, True) for mask in truth])
 
     def _aim(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[int, int]:
         """A pixel that the crop shall hold: of a defect (each class alike), or of the strip, never of the margin."""
+        if self.height >= frame.shape[0] and self.width >= frame.shape[1]:
+            return 0, 0
         present = [index for index in range(len(self.classes)) if truth[index].any()]
         target = frame > BLACK
         if present and rng.random() < self.recipe.aimed:
@@ -105,55 +123,59 @@ class Varier:
         if rng.random() < self.recipe.pseudo:
             paint_pseudo(frame, truth, rng)
 
-    def _toned(self, frame: Picture, rng: np.random.Generator) -> Picture:
-        """Another lamp, another focus, another sensor."""
-        values = frame.astype(np.float32)
-        if rng.random() < self.recipe.toned:
-            left, right = rng.normal(0, 0.15, 2)
-            lamp = np.linspace(left, right, num=values.shape[1], dtype=np.float32)
-            values *= np.exp(rng.normal(0, 0.25) + lamp)
-            values = 255.0 * np.power(np.clip(values / 255.0, 0, 1), float(np.exp(rng.normal(0, 0.12))))
-        if rng.random() < self.recipe.blurred:
-            values = np.asarray(cv2.GaussianBlur(values, (0, 0), float(rng.uniform(0.5, 1.3))), dtype=np.float32)
-        if rng.random() < self.recipe.noisy:
-            values += rng.standard_normal(values.shape, dtype=np.float32) * float(rng.uniform(1, 6))
-        return np.clip(values, 0, 255).astype(np.uint8)
-
-
-def _resized(frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[Picture, Masks]:
-    if rng.random() < 0.5:
+    def _mirrored(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[Picture, Masks]:
+        axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
+        frame, truth = np.flip(frame, axes), np.flip(truth, axes)
+        if frame.shape[0] == frame.shape[1] and rng.random() < self.recipe.turned:
+            frame, truth = frame.swapaxes(-1, -2), truth.swapaxes(-1, -2)
         return frame, truth
-    tall, wide = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 2))
-    size = (max(16, int(frame.shape[1] * wide)), max(16, int(frame.shape[0] * tall)))
-    resized = np.stack([cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) for mask in truth])
-    return np.asarray(cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR), dtype=np.uint8), resized
 
 
-def _at_least(frame: Picture, truth: Masks, height: int, width: int) -> tuple[Picture, Masks]:
-    """Zero-padded where the picture is smaller than the crop: beyond it there is no strip."""
-    size = max(height, frame.shape[0]), max(width, frame.shape[1])
-    return fit(frame, *size), fit(truth, *size)
+@dataclass(frozen=True)
+class _Box:
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What lies in the box, zero where that is beyond the plane; a copy."""
+        rows = slice(max(0, self.top), min(plane.shape[0], self.top + self.height))
+        columns = slice(max(0, self.left), min(plane.shape[1], self.left + self.width))
+        whole = np.zeros((self.height, self.width), np.uint8)
+        piece = plane[rows, columns]
+        y, x = rows.start - self.top, columns.start - self.left
+        whole[y : y + piece.shape[0], x : x + piece.shape[1]] = piece
+        return whole
+
+
+def _from(wish: int, room: int, rng: np.random.Generator) -> int:
+    """Where a crop begins: inside the picture; where the picture is smaller, so that all of it is in the crop."""
+    if room < 0:
+        return int(rng.integers(room, 1)) if rng.random() < 0.5 else 0
+    return int(np.clip(wish, 0, room))
+
+
+def _resized(plane: NDArray[np.uint8], size: tuple[int, int], mask: bool = False) -> NDArray[np.uint8]:
+    if plane.shape == size[::-1]:
+        return plane
+    if mask and not plane.any():
+        return np.zeros(size[::-1], np.uint8)
+    how = cv2.INTER_NEAREST if mask else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(plane, size, interpolation=how), dtype=np.uint8)
 
 
 def _blacked_out(frame: Picture, truth: Masks) -> tuple[Picture, Masks]:
     anything: Picture = np.max(truth, axis=0)
-    frame[cv2.dilate(anything, np.ones((9, 9), np.uint8)) > 0] = 0
+    frame[cv2.dilate(anything, np.ones((ERASED_RIM_PX, ERASED_RIM_PX), np.uint8)) > 0] = 0
     return frame, np.zeros_like(truth)
 
 
-def _mirrored(frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[Picture, Masks]:
-    axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
-    return np.flip(frame, axes), np.flip(truth, axes)
-
-
-def label(frame: Picture, truth: Masks) -> Example:
-    """An example of a frame whose sides are multiples of 32 px."""
-    pixels = _pooled(truth.astype(np.float32), QUARTER)
-    cells = np.minimum(_pooled(pixels, CELL // QUARTER) / CELL_SHARE, 1.0)
-    return Example(np.ascontiguousarray(frame), pixels, cells)
-
-
-def _pooled(grid: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    count, height, width = grid.shape
-    blocks = grid.reshape(count, height // factor, factor, width // factor, factor)
-    return np.asarray(blocks.mean(axis=(2, 4)), dtype=np.float32)
+def label(frame: Picture, truth: Masks, factor: int, known: bool = True) -> Example:
+    """An example of a frame whose sides are multiples of `factor` px."""
+    size = frame.shape[1] // factor, frame.shape[0] // factor
+    pixels = np.zeros((len(truth), size[1], size[0]), np.uint8)
+    for own, mask in zip(pixels, truth, strict=True):
+        if mask.any():
+            own[:] = cv2.resize(np.ascontiguousarray(mask), size, interpolation=cv2.INTER_AREA)
+    return Example(np.ascontiguousarray(frame), pixels, known)

@@ -14,27 +14,34 @@ import onnxruntime
 
 from build_engines import thresholds
 from build_engines.datasets import Sample
+from build_engines.defaults import SCALE
+from build_engines.figures import FALSE_EVENT_RATES
+from build_engines.networks import PIXEL_STRIDE
 from inspector.pack import Manifest, Pack
 
 REPEATS = 25
 
 
 ABOUT = """\
-EfficientNet-Lite0 encoders (ReLU6, batch norms folded, ImageNet weights to start from, Apache-2.0), grey, at half
-the camera's resolution. The gate has a narrower encoder; gate and types pool a coarse map of defect scores; each
-segmenter has a light feature-pyramid decoder at a quarter of the camera's resolution, scaled up inside the graph."""
+EfficientNet-Lite0 encoders (ReLU6, batch norms folded, ImageNet weights to start from, Apache-2.0), grey, at 1/{scale}
+of the camera's resolution (the gate at 1/{gate_scale}). The gate has a narrower encoder; gate and types pool a coarse
+map of defect scores; each segmenter has a light feature-pyramid decoder at 1/{pixel} of the camera's resolution, scaled
+up inside the graph.
+Each network has a twin in float16 (`<network>.fp16.onnx`) for GPUs that take their precision from the graph."""
 
 DATA = """\
 Labelled real frames, divided by look-alike group (frames that resemble each other stay in one part). The training
-part is enriched by defects transplanted between its frames, by defects painted at the places and in the sizes of
-real masks of other frames, and by frames of the synthetic strip. No test frame was seen in training or in the
-choice of a threshold. No picture is part of this repository."""
+part is enriched by defects transplanted between its frames and by other lamps, lenses and rolls; where the commands
+below say so, by defects painted at the places and in the sizes of real masks of other frames (`--shapes`), by frames
+of the synthetic strip (`--extra`), and by unlabelled frames that an ensemble of teachers labelled (`--distill`). No
+test frame was seen in training or in the choice of a threshold. No picture is part of this repository."""
+
+FEW = 100
+TINY = """\
+- The real set is tiny: a held-out class with three frames says little; one frame more or less moves its figures
+  by a third. Read them as a direction, and those on synthetic strip as a check that the networks learned their task."""
 
 LIMITS = """\
-## Limits
-
-- The real sets are tiny: a held-out class with three frames says little; one frame more or less moves its figures
-  by a third. Read them as a direction, and those on synthetic strip as a check that the networks learned their task.
 - A mill's own steel looks different. Before use on a line, train on its own frames with the same tool.
 - A score is no severity: that is a rule of the line's configuration."""
 
@@ -45,9 +52,11 @@ REPRODUCE = """\
     python -m build_engines synthesize --out strip_train --count 1500 --seed 1
     python -m build_engines synthesize --out strip_validation --count 120 --seed 2
     python -m build_engines synthesize --out strip_test --count 240 --seed 3
-    python -m build_engines train --data DATA --shapes DATA/mask_shapes.csv --extra strip_train --out run
-    python -m build_engines export --run run --data DATA --validation strip_validation --test strip_test \\
-        --names NAMES.yaml --pack PACK"""
+    python -m build_engines train --data DATA --names NAMES.yaml --shapes DATA/mask_shapes.csv --extra strip_train \\
+        --scale {scale} --gate-scale {gate_scale} --height {height} --width {width} --out run
+    python -m build_engines export --run run --data DATA --validation strip_validation --test strip_test --pack PACK
+
+The synthetic strip is of the four classes of the reference task; leave those words out for another set."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +68,8 @@ class Facts:
     parts: dict[str, str]
     reports: dict[str, Any]
     costs: dict[str, float]
+    scale: int = SCALE
+    gate_scale: int = SCALE
     note: str = ""
     """Anything more about this pack, Markdown."""
 
@@ -84,8 +95,15 @@ def _milliseconds(file: Path, tile: np.ndarray[Any, np.dtype[np.uint8]]) -> floa
 
 def write(file: Path, facts: Facts) -> None:
     """Write the card as Markdown."""
-    sections = [_head(facts), _data(facts), _figures(facts), _rules(facts), LIMITS, REPRODUCE, facts.note]
+    tile = facts.manifest.tile
+    again = REPRODUCE.format(scale=facts.scale, gate_scale=facts.gate_scale, height=tile.height, width=tile.width)
+    sections = [_head(facts), _data(facts), _figures(facts), _rules(facts), _limits(facts), again, facts.note]
     file.write_text("\n\n".join(filter(None, sections)) + "\n", encoding="utf-8")
+
+
+def _limits(facts: Facts) -> str:
+    few = min((report["frames"] for report in facts.reports.values()), default=0) < FEW
+    return "\n".join(["## Limits", "", *([TINY] if few else []), LIMITS])
 
 
 def _head(facts: Facts) -> str:
@@ -94,7 +112,7 @@ def _head(facts: Facts) -> str:
         [
             f"# Pack `{facts.manifest.name}` {facts.manifest.version}",
             "",
-            ABOUT,
+            ABOUT.format(scale=facts.scale, gate_scale=facts.gate_scale, pixel=PIXEL_STRIDE * facts.scale),
             f"Input: raw grey uint8 [batch, 1, {facts.manifest.tile.height}, {facts.manifest.tile.width}].",
             "",
             "Classes: " + ", ".join(f"{entry.number} {entry.name}" for entry in facts.manifest.classes) + ".",
@@ -146,17 +164,33 @@ def _set_figures(name: str, report: dict[str, Any], manifest: Manifest) -> list[
         f"{_cell(gate['false_alarm_rate'])} of clean frames. Whole cascade, frame by frame: recall "
         f"{_cell(system['frame_recall'])}, false alarms {_cell(system['frame_false_alarm_rate'])}. "
         f"Types macro-F1 {_cell(report['types']['macro_f1'])}. Mean Dice of frames with the class "
-        f"{_cell(report['mean_dice_positive'])}; the competition's mean Dice {_cell(report['kaggle'])}."
+        f"{_cell(report['mean_dice_positive'])}; the competition's mean Dice {_cell(report['kaggle'])}; mean IoU with "
+        f"background {_cell(report['miou_with_background'])}."
     )
     return [
         f"### {name}: {report['frames']} frames, {report['defective']} defective",
         "",
         headline,
         "",
+        _events(report["events"], report["intervals"].get("events", {}), report["area_filter"]),
+        "",
         "| class | frames with it | precision | recall | F1 | Dice, misses 0 | Dice where found | competition's Dice |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _events(events: dict[str, Any], intervals: dict[str, Any], area: dict[str, Any]) -> str:
+    def told(key: str) -> str:
+        limits = intervals.get(key)
+        return _cell(events[key]) + (f" ({_cell(limits[0])} to {_cell(limits[1])})" if limits else "")
+
+    at = [told(f"recall_at_{rate}_false_events_a_frame") for rate in FALSE_EVENT_RATES]
+    return (
+        f"Events: recall {told('recall')} at {told('false_events_a_frame')} false events a frame; {', '.join(at)} at "
+        f"{', '.join(map(str, FALSE_EVENT_RATES))}; of the right class {told('class_correct')}. Escapes that only the "
+        f"minimum area caused: {area['escapes']:.0f}. In brackets: 95 % intervals over look-alike groups."
+    )
 
 
 def _cell(value: Any) -> str:
@@ -175,7 +209,7 @@ def _rules(facts: Facts) -> str:
         [
             "## Thresholds",
             "",
-            "Chosen on the validation part and on synthetic strip of other seeds:",
+            "Chosen on the validation part, and on synthetic strip of other seeds where the commands below name it:",
             "",
             rule,
             "",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import os
 import shutil
 import warnings
@@ -17,15 +16,22 @@ import onnx
 import onnxruntime
 import torch
 import yaml
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from build_engines.networks import Classifier, Segmenter, prepare
+from build_engines.defaults import SCALE
+from build_engines.files import digest
+from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, prepare
+from build_engines.precisions import twin_of
 from inspector.pack import MANIFEST, Manifest, TileSize
 
 OPSET = 17
-QUARTER = 4.0
-"""Segmenters answer at a quarter of the camera's resolution; the graph scales that up."""
+HALF_TOLERANCE = {"uint8": 12.0, "float32": 2e-2}
+"""What an FP16 twin may differ from its original on noise, by the type of the answer (255 is certainty)."""
+
+KEPT_WHOLE = ["ReduceLogSumExp", "Exp", "Log", "ReduceSum"]
+"""Operators that stay in float32 in an FP16 twin: e to the 12 is beyond what 16 bits can tell."""
 
 
 class ParityError(Exception):
@@ -37,12 +43,13 @@ class DeployedGate(nn.Module):
 
     output = "score"
 
-    def __init__(self, network: Classifier) -> None:
+    def __init__(self, network: Classifier, scale: int = SCALE) -> None:
         super().__init__()
         self.network = network
+        self.scale = scale
 
     def forward(self, frames: Tensor) -> Tensor:
-        scores: Tensor = torch.sigmoid(self.network(prepare(frames))[1])
+        scores: Tensor = torch.sigmoid(self.network(prepare(frames, self.scale))[1])
         return scores[:, 0]
 
 
@@ -52,7 +59,7 @@ class DeployedTypes(DeployedGate):
     output = "scores"
 
     def forward(self, frames: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(prepare(frames))[1])
+        return torch.sigmoid(self.network(prepare(frames, self.scale))[1])
 
 
 class DeployedSegmenter(nn.Module):
@@ -60,13 +67,16 @@ class DeployedSegmenter(nn.Module):
 
     output = "probability"
 
-    def __init__(self, network: Segmenter) -> None:
+    def __init__(self, network: Segmenter, scale: int = SCALE) -> None:
         super().__init__()
         self.network = network
+        self.scale = scale
 
     def forward(self, frames: Tensor) -> Tensor:
-        coarse = torch.sigmoid(self.network(prepare(frames))) * 255.0
-        full = nn.functional.interpolate(coarse, scale_factor=QUARTER, mode="bilinear", align_corners=False)
+        """The network answers at 1 / (PIXEL_STRIDE x scale) of the camera's resolution; the graph scales that up."""
+        coarse = torch.sigmoid(self.network(prepare(frames, self.scale))) * 255.0
+        factor = float(PIXEL_STRIDE * self.scale)
+        full = nn.functional.interpolate(coarse, scale_factor=factor, mode="bilinear", align_corners=False)
         return (full + 0.5).to(torch.uint8)[:, 0]
 
 
@@ -113,22 +123,56 @@ def export_network(deployed: Deployed, tile: TileSize, file: Path) -> None:
 
 def check_parity(deployed: Deployed, tile: TileSize, file: Path, batch: int = 3) -> None:
     """Raise ParityError unless torch (before folding) and ONNX Runtime agree on noise of `batch` tiles."""
-    noise = np.random.default_rng(0).integers(0, 256, (batch, 1, tile.height, tile.width), dtype=np.uint8)
+    noise = _noise(tile, batch)
     with torch.inference_mode():
         wanted = deployed.eval()(torch.from_numpy(noise)).numpy()
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    found = session.run(None, {"frames": noise})[0]
+    _compare(file, _answer(file, noise), wanted, 1.0 if wanted.dtype == np.uint8 else 1e-3)
+
+
+def _noise(tile: TileSize, batch: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (batch, 1, tile.height, tile.width), dtype=np.uint8)
+
+
+def _answer(file: Path, frames: NDArray[np.uint8]) -> NDArray[Any]:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), settings, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"frames": frames})[0])
+
+
+def _compare(file: Path, found: NDArray[Any], wanted: NDArray[Any], allowed: float) -> None:
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         raise ParityError(f"{file}: {found.dtype}{found.shape} instead of {wanted.dtype}{wanted.shape}")
-    allowed = 1.0 if wanted.dtype == np.uint8 else 1e-3
     worst = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())
     if worst > allowed:
-        raise ParityError(f"{file}: differs from torch by {worst:.4g}, allowed {allowed}")
+        raise ParityError(f"{file}: differs from its original by {worst:.4g}, allowed {allowed}")
 
 
-def digest(file: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def half_twin(file: Path, tile: TileSize) -> Path:
+    """Write <network>.fp16.onnx beside an exported network: float16 inside, the same input and output.
+
+    A strongly typed TensorRT network takes its precision from the graph, so a GPU needs this file for FP16. The
+    conversion and the sort are those that its parser accepts (RUNTIMES: onnxconverter_common's output is rejected).
+
+    Raises:
+        ParityError: it answers otherwise than its original by more than 16 bits explain.
+    """
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    twin = twin_of(file.parent, file.stem)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constants that 16 bits flush to zero, which the parity check judges
+        blocked = [*DEFAULT_OP_BLOCK_LIST, *KEPT_WHOLE]
+        blocked = [operator for operator in blocked if operator not in ("Resize", "Upsample")]
+        converted = convert_float_to_float16(onnx.load(str(file)), keep_io_types=True, op_block_list=blocked)
+    model = OnnxModel(converted)
+    model.topological_sort()
+    onnx.save(model.model, str(twin))
+    noise = _noise(tile, 2)
+    wanted = _answer(file, noise)
+    _compare(twin, _answer(twin, noise), wanted, HALF_TOLERANCE[str(wanted.dtype)])
+    return twin
 
 
 def export_all(networks: Mapping[str, Deployed], tile: TileSize, folder: Path) -> dict[str, str]:
@@ -138,15 +182,20 @@ def export_all(networks: Mapping[str, Deployed], tile: TileSize, folder: Path) -
     for name, deployed in networks.items():
         file = folder / f"{name}.onnx"
         export_network(deployed, tile, file)
+        half_twin(file, tile)
         digests[name] = digest(file)
     return digests
 
 
+def manifest_text(manifest: Manifest) -> str:
+    """A manifest as YAML."""
+    content: Any = msgspec.to_builtins(manifest)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+
+
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `folder`/manifest.yaml."""
-    content: Any = msgspec.to_builtins(manifest)
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
 
 
 def put_in_place(built: Path, folder: Path) -> None:

@@ -1,24 +1,48 @@
-"""What a training is fed: batches that are a function of the seed and the step alone."""
+"""What a training is fed: batches that are a function of the seed and the step alone, made in worker processes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import multiprocessing
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
-import torch
+from torch.utils.data import DataLoader, Dataset
 
 from build_engines import datasets, losses, splits, synthesize
 from build_engines.augment import Varier
 from build_engines.datasets import Sample
-from build_engines.losses import Batch
+from build_engines.losses import Raw
+from build_engines.networks import CELL_STRIDE, PIXEL_STRIDE
+from build_engines.runs import Facts, save_facts
 from build_engines.settings import Settings
 from inspector.errors import ConfigError
 
+LOG = logging.getLogger(__name__)
+
 ENRICHED_CLEAN = 0.3
 """Share of the clean real frames that get synthesized defects; the rest must stay clean, for they are few."""
+
+FAVOURITE_SHARE, HARD_SHARE = 0.5, 0.25
+"""Of a segmenter's frames: those with its class, and those that gate and types let through wrongly."""
+
+VISIBLE_PX = 80
+"""Area from which a defect that the crop's border cut still makes the crop defective, camera px; less where the set's
+own defects are smaller."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where torch's processes hand their batches over."""
+
+AHEAD = 3
+"""Batches that each worker prepares before they are asked for."""
 
 
 @dataclass
@@ -30,44 +54,102 @@ class Feed:
     real: list[Sample]
     extra: list[Sample]
     varier: Varier
+    unlabelled: list[Sample] = field(default_factory=list)
+    validation: list[Sample] = field(default_factory=list)
     favourite: int | None = None
     """Class number that half of the frames shall have: for the segmenter of that class."""
+    hard: Mapping[int, list[Sample]] = field(default_factory=dict)
+    """Class -> frames without it that gate and types let through (see mining)."""
+    visible_px: float = VISIBLE_PX
     buckets: dict[bool, dict[int, list[Sample]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.buckets = {True: _buckets(self.real), False: _buckets(self.extra)}
-        self.varier = replace(self.varier, height=self.settings.height, width=self.settings.width)
+        own = self.settings
+        self.varier = replace(
+            self.varier, height=own.height, width=own.width, factor=PIXEL_STRIDE * own.scale, recipe=own.recipe
+        )
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step."""
+    def raw(self, step: int) -> Raw:
+        """The batch of a step, before it is varied on the device."""
         rng = np.random.default_rng([self.settings.seed, step])
-        examples = []
-        for _ in range(self.settings.batch):
-            real = not self.extra or bool(rng.random() >= self.settings.extra_share)
-            sample = self._draw(self.buckets[real], rng)
-            enrich = real and bool(sample.classes or rng.random() < ENRICHED_CLEAN)
-            examples.append(self.varier.example(sample, rng, enrich))
-        return losses.collate(examples, torch.device(self.settings.device))
+        return losses.collate([self._example(rng) for _ in range(self.settings.batch)])
+
+    def _example(self, rng: np.random.Generator) -> Any:
+        if self.settings.distill and self.unlabelled and rng.random() < self.settings.unlabelled_share:
+            return self.varier.example(self.unlabelled[int(rng.integers(len(self.unlabelled)))], rng)
+        hard = self.hard.get(self.favourite, []) if self.favourite is not None else []
+        if hard and rng.random() < HARD_SHARE:
+            return self.varier.example(hard[int(rng.integers(len(hard)))], rng, enrich=False)
+        real = not self.extra or bool(rng.random() >= self.settings.extra_share)
+        sample = self._draw(self.buckets[real], rng)
+        enrich = real and bool(sample.classes or rng.random() < ENRICHED_CLEAN)
+        return self.varier.example(sample, rng, enrich)
 
     def _draw(self, buckets: dict[int, list[Sample]], rng: np.random.Generator) -> Sample:
         keys = sorted(buckets)
         weights = np.array([len(buckets[key]) ** 0.5 for key in keys])
-        for number, share in ((self.favourite, 0.6), (0, self.settings.clean)):
+        share_of_favourite = FAVOURITE_SHARE / (1 - HARD_SHARE if self.hard.get(self.favourite or -1) else 1)
+        for number, share in ((self.favourite, share_of_favourite), (0, self.settings.clean)):
             if number in buckets and len(keys) > 1:
                 weights[keys.index(number)] = 0
                 weights[keys.index(number)] = weights.sum() * share / (1 - share)
         bucket = buckets[keys[int(rng.choice(len(keys), p=weights / weights.sum()))]]
         return bucket[int(rng.integers(len(bucket)))]
 
-    def stream(self, first: int, last: int) -> Iterator[Batch]:
-        """Batches of the steps first..last-1, the next one made while one is used."""
-        with ThreadPoolExecutor(1) as maker:
-            coming = maker.submit(self.batch, first)
+    def stream(self, first: int, last: int) -> Iterator[Raw]:
+        """Batches of the steps first..last-1, the coming ones made while one is used."""
+        workers = self.settings.workers
+        if workers and self._shared_bytes() < shutil.disk_usage(SHARED_MEMORY).free:
+            yield from self._from_processes(first, last)
+            return
+        if workers:
+            LOG.warning("%s is too small for %s processes: threads prepare the batches", SHARED_MEMORY, workers)
+        yield from self._from_threads(first, last, max(1, workers))
+
+    def _shared_bytes(self) -> int:
+        """What the processes may have in shared memory: every batch that is ahead, twice."""
+        own = self.settings
+        frame = own.height * own.width * (1 + len(self.classes) / self.varier.factor**2)
+        return round(2 * own.workers * AHEAD * own.batch * frame)
+
+    def _from_threads(self, first: int, last: int, count: int) -> Iterator[Raw]:
+        with ThreadPoolExecutor(count) as makers:
+            coming = deque(makers.submit(self.raw, step) for step in range(first, min(last, first + count)))
             for step in range(first, last):
-                ready = coming.result()
-                if step + 1 < last:
-                    coming = maker.submit(self.batch, step + 1)
+                ready = coming.popleft().result()
+                if step + count < last:
+                    coming.append(makers.submit(self.raw, step + count))
                 yield ready
+
+    def _from_processes(self, first: int, last: int) -> Iterator[Raw]:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["build_engines.feed"])
+        yield from DataLoader(
+            _Steps(self),
+            batch_size=None,
+            sampler=range(first, last),
+            num_workers=min(self.settings.workers, max(1, last - first)),
+            multiprocessing_context=context,
+            prefetch_factor=AHEAD,
+            pin_memory=self.settings.device.startswith("cuda"),
+            worker_init_fn=_begin_worker,
+        )
+
+
+class _Steps(Dataset[Raw]):
+    """A feed as torch's loader wants it: the item of a step is its batch."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __getitem__(self, step: int) -> Raw:
+        return self._feed.raw(step)
+
+
+def _begin_worker(number: int) -> None:
+    cv2.setNumThreads(0)
+    os.nice(1)  # the process that feeds the device goes first
 
 
 def _buckets(samples: list[Sample]) -> dict[int, list[Sample]]:
@@ -83,24 +165,57 @@ def prepare_feed(settings: Settings) -> Feed:
     """Read the data, split it (or read the run's split) and collect what defects can be synthesized from.
 
     Raises:
-        ConfigError: no labelled defect to learn from.
+        ConfigError: no labelled defect to learn from, or a picture or mask that cannot be read.
     """
-    samples = datasets.read(settings.data)
-    file = settings.out / "split.json"
-    if not file.is_file():
-        parts = splits.load(settings.parent / "split.json") if settings.parent else splits.split(samples)
-        splits.save(parts, file)
-    parts = splits.load(file)
+    names = datasets.read_names(settings.names)
+    samples = datasets.read(settings.data, names)
+    parts = _split(settings, samples)
     real = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "train"]
     classes = datasets.class_numbers(samples)
     if not datasets.class_numbers(real):
         raise ConfigError(f"{settings.data}: the training part has no labelled defect. Add frames with masks")
+    save_facts(_facts(settings, classes, names), settings.out)
     extra = [sample for folder in settings.extra for sample in datasets.read(folder) if sample.labelled]
     varier = Varier(classes, settings.height, settings.width, recipe=settings.recipe)
     varier.donors = _by(synthesize.donors(real, classes), lambda donor: donor.position)
     if settings.shapes is not None:
         varier.shapes = _by(synthesize.read_shapes(settings.shapes, classes), lambda shape: shape.defect_class)
-    return Feed(settings, classes, real, extra, varier)
+    feed = Feed(settings, classes, real, extra, varier, visible_px=visible_px(real))
+    feed.unlabelled = [sample for sample in samples if not sample.labelled and parts.get(sample.name) == "train"]
+    feed.validation = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "validation"]
+    return feed
+
+
+def _split(settings: Settings, samples: list[Sample]) -> dict[str, str]:
+    """The run's split; made, after every picture was looked at, where it has none."""
+    file = settings.out / "split.json"
+    if not file.is_file():
+        datasets.check(samples)
+        if settings.parent:
+            parts = splits.load(settings.parent / "split.json")
+        elif settings.folds:
+            parts = splits.fold(samples, settings.folds, settings.fold)
+        else:
+            parts = splits.split(samples, shares=dict(settings.shares))
+        splits.save(parts, file)
+    return splits.load(file)
+
+
+def _facts(settings: Settings, classes: list[int], names: dict[int, str]) -> Facts:
+    height, width = settings.tile
+    side = CELL_STRIDE * max(settings.scale, settings.gate_scale)
+    if height % side or width % side:
+        raise ConfigError(f"tile of {height} x {width} px: both must be multiples of {side} px at this --scale")
+    named = {number: names.get(number, f"class {number}") for number in classes}
+    return Facts(
+        classes=classes, names=named, scale=settings.scale, gate_scale=settings.gate_scale, height=height, width=width
+    )
+
+
+def visible_px(samples: Sequence[Sample]) -> float:
+    """VISIBLE_PX, or half of what 98 % of the set's own defects exceed where that is less."""
+    areas = [sample.area_px(number) for sample in samples for number in sample.classes]
+    return float(np.clip(np.quantile(areas, 0.02) / 2, 4, VISIBLE_PX)) if areas else VISIBLE_PX
 
 
 def _by(items: list[Any], key: Callable[[Any], int]) -> dict[int, list[Any]]:

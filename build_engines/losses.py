@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from build_engines.augment import QUARTER, Example
-from build_engines.networks import Classifier, Segmenter, Teacher, prepare
+from build_engines.augment import Example
+from build_engines.networks import CELL_STRIDE, PIXEL_STRIDE, Classifier, Segmenter, Teacher
 
 DICE_FROM = 0.25
 """Share of a training before the Dice loss joins: cross-entropy first, or rare classes collapse to nothing."""
 
-VISIBLE_PX = 80
-"""Area from which a defect that the crop's border cut still makes the crop defective, camera px."""
+CELL_SHARE = 0.2
+"""A cell is wholly defect from this share of its pixels on; below it, in proportion."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Examples of one step, stacked: `frames` uint8 [B, 1, H, W], `pixels` uint8 [B, C, h, w], `known` bool [B]."""
+
+    frames: Tensor
+    pixels: Tensor
+    known: Tensor
+
+    def to(self, device: torch.device) -> Raw:
+        return Raw(*(part.to(device, non_blocking=True) for part in (self.frames, self.pixels, self.known)))
+
+    def pin_memory(self) -> Raw:
+        """Called by torch's loader."""
+        return Raw(self.frames.pin_memory(), self.pixels.pin_memory(), self.known.pin_memory())
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`grey` as the networks take it; `pixels` [B, C, H/4, W/4], `cells` [B, C, H/32, W/32], `present` [B, C]: 0..1."""
+    """`grey` as the networks take it; `pixels` [B, C, h, w], `cells` [B, C, h/8, w/8], `present` [B, C]: 0..1."""
 
     grey: Tensor
     pixels: Tensor
@@ -30,23 +46,37 @@ class Batch:
     present: Tensor
 
 
-def collate(examples: Sequence[Example], device: torch.device) -> Batch:
+def collate(examples: Sequence[Example]) -> Raw:
     """Stack examples of one size."""
-    frames = torch.from_numpy(np.stack([example.frame for example in examples]))[:, None].to(device)
-    pixels = torch.from_numpy(np.stack([example.pixels for example in examples])).to(device)
-    cells = torch.from_numpy(np.stack([example.cells for example in examples])).to(device)
-    present = (pixels.sum(dim=(2, 3)) * QUARTER**2 >= VISIBLE_PX).float()
-    return Batch(prepare(frames).contiguous(memory_format=torch.channels_last), pixels, cells, present)
+    return Raw(
+        torch.from_numpy(np.stack([example.frame for example in examples])[:, None]),
+        torch.from_numpy(np.stack([example.pixels for example in examples])),
+        torch.tensor([example.known for example in examples]),
+    )
+
+
+def batch_of(raw: Raw, grey: Tensor, visible: float) -> Batch:
+    """Truth on all grids. `visible`: pixels of the truth from which a class that the crop's border cut is present."""
+    pixels = raw.pixels.float() / 255.0
+    cells = (functional.avg_pool2d(pixels, CELL_STRIDE // PIXEL_STRIDE) / CELL_SHARE).clamp(max=1.0)
+    present = (pixels.sum(dim=(2, 3)) >= visible).float()
+    return Batch(grey.contiguous(memory_format=torch.channels_last), pixels, cells, present)
 
 
 def any_class(batch: Batch) -> Batch:
     """The same with all classes merged to one: what the gate is asked."""
-    return Batch(
-        batch.grey,
-        batch.pixels.amax(dim=1, keepdim=True),
-        batch.cells.amax(dim=1, keepdim=True),
-        batch.present.amax(dim=1, keepdim=True),
+    return replace(
+        batch,
+        pixels=batch.pixels.amax(dim=1, keepdim=True),
+        cells=batch.cells.amax(dim=1, keepdim=True),
+        present=batch.present.amax(dim=1, keepdim=True),
     )
+
+
+def one_class(batch: Batch, position: int) -> Batch:
+    """The same with one class only."""
+    only = slice(position, position + 1)
+    return Batch(batch.grey, batch.pixels[:, only], batch.cells[:, only], batch.present[:, only])
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
@@ -74,21 +104,15 @@ def map_loss(cells: Tensor, pooled: Tensor, batch: Batch) -> Tensor:
 
 def teacher_loss(network: Teacher, batch: Batch, progress: float) -> Tensor:
     pixels, cells, pooled = network(batch.grey)
-    return pixel_loss(pixels, batch.pixels, progress) + map_loss(cells, pooled, batch)
+    return pixel_loss(pixels.float(), batch.pixels, progress) + map_loss(cells.float(), pooled.float(), batch)
 
 
 def classifier_loss(network: Classifier, batch: Batch, progress: float) -> Tensor:
     """Of types, and of the gate when the batch went through `any_class`."""
     cells, pooled = network(batch.grey)
-    return map_loss(cells, pooled, batch)
+    return map_loss(cells.float(), pooled.float(), batch)
 
 
 def segmenter_loss(network: Segmenter, batch: Batch, progress: float) -> Tensor:
     """Of a one-class segmenter; the batch holds that class alone."""
-    return pixel_loss(network(batch.grey), batch.pixels, max(progress, 0.5))
-
-
-def one_class(batch: Batch, position: int) -> Batch:
-    """The same with one class only."""
-    only = slice(position, position + 1)
-    return Batch(batch.grey, batch.pixels[:, only], batch.cells[:, only], batch.present[:, only])
+    return pixel_loss(network(batch.grey).float(), batch.pixels, max(progress, 0.5))

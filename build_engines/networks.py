@@ -1,7 +1,7 @@
 """The networks of a pack: EfficientNet-Lite0 encoders (ReLU6, no squeeze-excite) with a map head or a light decoder.
 
-All of them take `grey`, float32 [batch, 1, height / SCALE, width / SCALE] as `prepare` makes it; export puts `prepare`
-into the graph, so the host hands over the camera's uint8 as it is. Heights and widths are multiples of MULTIPLE.
+All of them take `grey`, float32 [batch, 1, height / scale, width / scale] as `prepare` makes it; export puts `prepare`
+into the graph, so the host hands over the camera's uint8 as it is.
 Source of the encoder: EfficientNet-Lite0, https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite
 """
 
@@ -13,16 +13,19 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from build_engines.defaults import SCALE
+
 MEAN, DEVIATION = 0.344, 0.196
 """Mean grey and standard deviation of the public Severstal training set, in units of full white."""
 
-SCALE = 2
-"""Every network looks at the picture at 1 / SCALE of the camera's resolution."""
-
-MULTIPLE = 32
-"""Sides of a tile are multiples of this, px, so that every halving inside the networks is exact."""
+PIXEL_STRIDE, CELL_STRIDE = 2, 16
+"""Pixels of the network's own input along a side of one of the segmenters' pixels, and of one of a map's cells. Sides
+of a tile are multiples of CELL_STRIDE x scale, so that every halving inside the networks is exact."""
 
 STEM_CHANNELS = 32
+PRIOR = -3.5
+"""Logit of a cell's chance to be defect before anything is learnt: about 3 %."""
+
 BATCH_NORM_EPSILON = 1e-3
 
 
@@ -55,9 +58,11 @@ DECODER_CHANNELS = (16, 32, 48)
 """Width of the decoder after each of the first three stages' resolutions, finest first."""
 
 
-def prepare(frames: Tensor) -> Tensor:
-    """Raw grey uint8 [batch, 1, H, W] -> normalised float32 [batch, 1, H / SCALE, W / SCALE]."""
-    grey = functional.avg_pool2d(frames.float(), SCALE)
+def prepare(frames: Tensor, scale: int = SCALE) -> Tensor:
+    """Raw grey [batch, 1, H, W], 0..255 -> normalised float32 [batch, 1, H / scale, W / scale]."""
+    grey = frames.float()
+    if scale > 1:
+        grey = functional.avg_pool2d(grey, scale)
     return (grey - 255.0 * MEAN) * (1.0 / (255.0 * DEVIATION))
 
 
@@ -113,6 +118,13 @@ def _run_of_blocks(inputs: int, stage: Stage) -> nn.Sequential:
     return nn.Sequential(first, *(Block(stage.channels, stage, 1) for _ in range(stage.repeats - 1)))
 
 
+def _rare(last: nn.Conv2d) -> nn.Conv2d:
+    """A last convolution that begins by believing that defects are rare, or the first steps go into unlearning it."""
+    assert last.bias is not None
+    nn.init.constant_(last.bias, PRIOR)
+    return last
+
+
 class MapHead(nn.Module):
     """A coarse map of defect logits and its pooling to one logit a class.
 
@@ -122,7 +134,7 @@ class MapHead(nn.Module):
 
     def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
-        self.cells = nn.Conv2d(inputs, classes, 1)
+        self.cells = _rare(nn.Conv2d(inputs, classes, 1))
         self.gain = nn.Parameter(torch.ones(classes))
         self.offset = nn.Parameter(torch.zeros(classes))
 
@@ -152,7 +164,7 @@ def _smooth(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class Decoder(nn.Module):
-    """Feature pyramid on the outputs of the stages, up to the first stage's resolution (a quarter of the camera's)."""
+    """Feature pyramid on the outputs of the stages, up to that of the first (1 / PIXEL_STRIDE of its input)."""
 
     def __init__(self, channels: list[int]) -> None:
         super().__init__()
@@ -163,7 +175,7 @@ class Decoder(nn.Module):
         self.side0, self.smooth0 = convolution(channels[0], fine, 1), _smooth(fine, fine)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Outputs of five stages -> [batch, DECODER_CHANNELS[0], height / 4, width / 4] of the camera's picture."""
+        """Outputs of five stages -> [batch, DECODER_CHANNELS[0], h / PIXEL_STRIDE, w / PIXEL_STRIDE]."""
         deep = functional.relu6(self.top(features[-1]))
         deep = self.smooth2(_twice(deep) + self.side2(features[2]))
         deep = self.smooth1(_twice(deep) + self.side1(features[1]))
@@ -176,7 +188,7 @@ def _twice(features: Tensor) -> Tensor:
 
 
 class Segmenter(nn.Module):
-    """Where: logits of each class at a quarter of the camera's resolution. The shipped ones have one class each."""
+    """Where: logits of each class at 1 / PIXEL_STRIDE of its input. The shipped ones have one class each."""
 
     def __init__(self, classes: int, stages: tuple[Stage, ...] = SEGMENTER_STAGES) -> None:
         super().__init__()
@@ -185,7 +197,7 @@ class Segmenter(nn.Module):
         self.pixels = nn.Conv2d(DECODER_CHANNELS[0], classes, 1)
 
     def forward(self, grey: Tensor) -> Tensor:
-        """Grey -> logits [batch, classes, height / 4, width / 4] of the camera's picture."""
+        """Grey [batch, 1, h, w] -> logits [batch, classes, h / PIXEL_STRIDE, w / PIXEL_STRIDE]."""
         logits: Tensor = self.pixels(self.decoder(self.encoder(grey)))
         return logits
 

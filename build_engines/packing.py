@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import msgspec
 
-from build_engines import card, datasets, evaluate, export, splits, thresholds
+from build_engines import card, datasets, evaluate, export, precisions, splits, thresholds
 from build_engines.datasets import Sample
 from build_engines.export import Deployed, DeployedGate, DeployedSegmenter, DeployedTypes
 from build_engines.networks import Classifier, Segmenter
-from build_engines.train import trained
+from build_engines.runs import Facts, facts_of, scale_of, trained
 from inspector import pack as packs
 from inspector.pack import FORMAT, ClassName, Gate, Manifest, TileSize, Types
 from inspector.pack import Segmenter as SegmenterEntry
@@ -32,7 +32,7 @@ class Order:
     name: str
     version: str
     names: dict[int, str]
-    tile: TileSize
+    """Over those of the run."""
     validation: tuple[Path, ...] = ()
     """More data folders to choose thresholds on."""
     test: tuple[Path, ...] = ()
@@ -41,28 +41,29 @@ class Order:
     """Goes to the end of the model card, Markdown."""
 
 
-def deployed(run: Path, classes: Sequence[int]) -> dict[str, Deployed]:
+def deployed(run: Path, facts: Facts) -> dict[str, Deployed]:
     """The trained networks of a run, as a pack ships them."""
-    count = len(classes)
+    count = len(facts.classes)
     found: dict[str, Deployed] = {
-        "gate": DeployedGate(cast(Classifier, trained("gate", count, run))),
-        "types": DeployedTypes(cast(Classifier, trained("types", count, run))),
+        "gate": DeployedGate(cast(Classifier, trained("gate", count, run)), scale_of("gate", facts)),
+        "types": DeployedTypes(cast(Classifier, trained("types", count, run)), facts.scale),
     }
-    for number in classes:
+    for number in facts.classes:
         name = f"segment_{number}"
-        found[name] = DeployedSegmenter(cast(Segmenter, trained(name, count, run)))
+        found[name] = DeployedSegmenter(cast(Segmenter, trained(name, count, run)), facts.scale)
     return found
 
 
-def first_manifest(order: Order, classes: Sequence[int], digests: dict[str, str]) -> Manifest:
+def first_manifest(order: Order, facts: Facts, digests: dict[str, str]) -> Manifest:
     """A manifest with the networks and plain thresholds, before they are chosen."""
+    classes, names = facts.classes, facts.names | order.names
     return Manifest(
         format=FORMAT,
         name=order.name,
         version=order.version,
         description=f"Six-model cascade for {order.name}; see MODEL_CARD.md for what it was trained and measured on.",
-        tile=order.tile,
-        classes=[ClassName(number=number, name=order.names.get(number, f"class {number}")) for number in classes],
+        tile=TileSize(height=facts.height, width=facts.width),
+        classes=[ClassName(number=number, name=names.get(number, f"class {number}")) for number in classes],
         gate=Gate(file="gate.onnx", sha256=digests["gate"], threshold=STARTING_THRESHOLD),
         types=Types(
             file="types.onnx",
@@ -85,23 +86,25 @@ def first_manifest(order: Order, classes: Sequence[int], digests: dict[str, str]
 
 def make(order: Order) -> dict[str, Any]:
     """Make the pack; returns its figures, by test set."""
-    samples = datasets.read(order.data)
+    facts, samples = facts_of(order.run), datasets.read(order.data)
     parts = splits.load(order.run / "split.json")
-    classes = datasets.class_numbers(samples)
     building = order.pack.with_name(f".{order.pack.name}.building")
     shutil.rmtree(building, ignore_errors=True)
-    digests = export.export_all(deployed(order.run, classes), order.tile, building)
-    export.write_manifest(first_manifest(order, classes, digests), building)
+    tile = TileSize(height=facts.height, width=facts.width)
+    digests = export.export_all(deployed(order.run, facts), tile, building)
+    export.write_manifest(first_manifest(order, facts, digests), building)
     validation = [_part(samples, parts, "validation"), *(datasets.read(folder) for folder in order.validation)]
     export.write_manifest(thresholds.choose(packs.load(building), validation), building)
     tests = {"held-out real frames": _part(samples, parts, "test")}
     tests |= {folder.name: datasets.read(folder) for folder in order.test}
     pack = packs.load(building)
-    reports = {name: evaluate.plain(evaluate.evaluate(pack, chosen)) for name, chosen in tests.items()}
+    reports = {name: evaluate.plain(evaluate.evaluate(pack, chosen)) for name, chosen in tests.items() if chosen}
     costs = card.costs(pack)
     manifest = with_figures(pack.manifest, reports, costs)
     export.write_manifest(manifest, building)
-    card.write(building / "MODEL_CARD.md", card.Facts(manifest, samples, parts, reports, costs, order.note))
+    precisions.write(packs.load(building))
+    scales = facts.scale, scale_of("gate", facts)
+    card.write(building / "MODEL_CARD.md", card.Facts(manifest, samples, parts, reports, costs, *scales, order.note))
     export.put_in_place(building, order.pack)
     return reports
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from build_engines.augment import Recipe
+from build_engines.defaults import PARTS, SCALE
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ STINTS = {
     "types": Stint(0.1, 4, 1600, 5e-4, 0.35),
     "segment": Stint(0.1, 8, 640, 5e-4, 0.3),
 }
+"""Beside a teacher that they start from, types and segmenters need few steps."""
+
+DISTILLED_STEPS = 4.0
+"""A student that learns from an ensemble has more to learn than its own teacher knew: so many times the steps."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +47,52 @@ class Settings:
     shapes: Path | None = None
     parent: Path | None = None
     """A finished run whose networks (and split) this one goes on from, such as the shipped pack's."""
+    distill: tuple[Path, ...] = ()
+    """Finished runs whose teachers label the unlabelled frames and soften the truth of the others."""
+    unlabelled_share: float = 0.25
+    """Of a batch, where there are unlabelled frames and somebody to label them."""
+    names: Path | None = None
+    shares: tuple[tuple[str, float], ...] = tuple(PARTS.items())
+    """Part -> share of the labelled frames."""
+    folds: int = 0
+    """Cross-validation: so many folds, of which `fold` (1..folds) is kept for the test; 0: one split by `shares`."""
+    fold: int = 0
+    scale: int = SCALE
+    """The networks look at the picture at 1 / scale of the camera's resolution."""
+    gate_scale: int = 0
+    """Of the gate alone, which sees every frame and must be cheap; 0: the same."""
     steps: int = 2000
     batch: int = 8
     height: int = 256
     width: int = 640
-    """Of the crops, px, multiples of 32."""
+    """Of the crops, px, multiples of 16 x scale."""
+    tile: tuple[int, int] = (256, 1600)
+    """Height and width of what the networks will be given, px."""
     rate: float = 1.5e-3
     clean: float = 0.3
     """Share of clean frames in a batch."""
     seed: int = 1
     threads: int = 2
+    workers: int = 0
+    """Processes that make batches; 0: a thread of this one."""
     device: str = "cpu"
     checkpoint_steps: int = 100
     recipe: Recipe = field(default_factory=Recipe)
 
 
-def stint(name: str, settings: Settings, steps: int) -> Settings:
-    """The settings for one network, where the teacher is trained for `steps` steps; `settings.width` is the tile's."""
+def stint(name: str, settings: Settings, steps: int, batch: int = 0) -> Settings:
+    """The settings for one network, where the teacher is trained for `steps` steps with batches of `batch` (0: small
+    ones for a CPU). The rate grows with the root of the batch."""
     own = STINTS[name.split("_")[0]]
+    grown = batch / STINTS["teacher"].batch if batch else 1.0
+    distilled = DISTILLED_STEPS if settings.distill and name not in ("teacher", "gate") else 1.0
     return replace(
         settings,
-        steps=max(1, round(steps * own.steps)),
-        batch=own.batch,
-        width=min(own.width, settings.width),
-        rate=own.rate,
+        steps=max(1, round(steps * own.steps * distilled)),
+        scale=settings.gate_scale or settings.scale if name == "gate" else settings.scale,
+        batch=max(1, round(own.batch * grown)),
+        height=settings.tile[0],
+        width=min(own.width, settings.tile[1]),
+        rate=own.rate * min(2.0, grown**0.5),
         clean=own.clean,
     )

@@ -26,7 +26,14 @@ KINDS = {1: ("pits",), 2: ("line",), 3: ("scratch", "abrasion", "scuff"), 4: ("t
 """Defect class -> the painters that show it."""
 
 PSEUDO_KINDS = ("paint", "stamp", "stain", "flakes", "drip")
+CERTAIN = 255
+"""Truth of a pixel that is defect; frames that a teacher labelled have any value."""
+
 SMALLEST_PX = 8
+RIM_PX = 8
+"""Surroundings that a transplanted defect brings along."""
+
+MOST_DONORS = 300
 TRIES = 8
 STRIP_RATES = {1: 0.5, 2: 0.4, 3: 0.6, 4: 0.35}
 STRIP_PSEUDO_RATE = 0.9
@@ -54,7 +61,7 @@ def read_shapes(file: Path, classes: Sequence[int]) -> list[Shape]:
     shapes = []
     with file.open(newline="", encoding="utf-8") as stream:
         for row in csv.DictReader(stream):
-            if int(row["ClassId"]) in classes:
+            if int(row["ClassId"]) in classes and int(row["ClassId"]) in KINDS:
                 shapes += [Shape(int(row["ClassId"]), *box) for box in _boxes_of(row["EncodedPixels"])]
     if not shapes:
         raise ConfigError(f"{file}: no mask of any of the classes {list(classes)}. Name another file, or none")
@@ -125,7 +132,7 @@ def _lay(
     _blend(pixels, blemish, place)
     if position is not None:
         top, left = place
-        truth[position, top : top + height, left : left + width] |= blemish.mask.astype(np.uint8)
+        truth[position, top : top + height, left : left + width] |= blemish.mask.astype(np.uint8) * np.uint8(CERTAIN)
     return True
 
 
@@ -162,16 +169,27 @@ class Donor:
     mask: Picture
 
 
-def donors(samples: Sequence[Sample], classes: Sequence[int], rim_px: int = 8) -> list[Donor]:
-    """Every component of every defect of the samples."""
-    found = []
-    for sample in samples:
-        grey, truth = picture(sample), masks(sample, classes)
-        for position in range(len(classes)):
-            for top, left, height, width in _boxes(truth[position]):
-                box = np.s_[max(0, top - rim_px) : top + height + rim_px, max(0, left - rim_px) : left + width + rim_px]
-                found.append(Donor(position, grey[box].copy(), truth[position][box].copy()))
-    return found
+def donors(samples: Sequence[Sample], classes: Sequence[int], seed: int = 1) -> list[Donor]:
+    """Components of the samples' defects, at most MOST_DONORS of each class, so that a large set stays on the disk."""
+    found: dict[int, list[Donor]] = {position: [] for position in range(len(classes))}
+    order = np.random.default_rng(seed).permutation(len(samples))
+    for sample in (samples[index] for index in order):
+        wanted = [
+            position
+            for position, own in found.items()
+            if len(own) < MOST_DONORS and classes[position] in sample.classes
+        ]
+        if wanted:
+            grey, truth = picture(sample), masks(sample, classes)
+            for position in wanted:
+                found[position] += _donors_of(grey, truth[position], position)
+    return [donor for own in found.values() for donor in own]
+
+
+def _donors_of(grey: Picture, mask: Picture, position: int) -> Iterator[Donor]:
+    for top, left, height, width in _boxes(mask):
+        box = np.s_[max(0, top - RIM_PX) : top + height + RIM_PX, max(0, left - RIM_PX) : left + width + RIM_PX]
+        yield Donor(position, grey[box].copy(), mask[box].copy())
 
 
 def transplant(pixels: Picture, truth: Masks, donor: Donor, rng: np.random.Generator) -> bool:
@@ -190,7 +208,7 @@ def transplant(pixels: Picture, truth: Masks, donor: Donor, rng: np.random.Gener
     share = cv2.GaussianBlur(cv2.dilate(mask, np.ones((5, 5), np.uint8)).astype(np.float32), (0, 0), 2.5)
     moved = grey.astype(np.float32) * min(max(level, 0.4), 2.5)
     pixels[box] = np.clip(host * (1 - share) + moved * share, 0, 255).astype(np.uint8)
-    truth[donor.position][box] |= mask
+    truth[donor.position][box] |= mask * np.uint8(CERTAIN)
     return True
 
 

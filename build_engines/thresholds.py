@@ -3,9 +3,9 @@
 Gate: recall first. The highest threshold, at most 0.5, that keeps in every validation set 93 % of the defective frames
 in which the rest of the cascade finds something true; to let others through costs time and reports nothing.
 Types: the threshold with the best F1; the floor keeps 98.5 % of the frames that have the class, within limits.
-Segmenters: the pixel threshold and minimum area with the best sum of the mean Dice of frames that have the class
-and half the share of frames without it that stay empty, among those that gate and types let through;
-no minimum area is larger than what 95 % of the frames with the class show of it.
+Segmenters: the pixel threshold and minimum area with the best sum of the mean Dice of frames that have the class,
+half the share of its defects that are found and half the share of frames without it that stay empty, among those that
+gate and types let through; no minimum area may delete more than 3 % of the defects that are found without one.
 Each validation set (real frames, synthetic strip) weighs the same, however many frames it has.
 """
 
@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.datasets import Sample, masks
-from build_engines.evaluate import batch_of, type_scores
+from build_engines.events import Blob, detects, truth_blobs
+from build_engines.judging import batch_of, type_scores
 from inspector.cascade import regions
 from inspector.config import GradingConfig
 from inspector.pack import Manifest, Pack
@@ -33,9 +34,14 @@ TYPES_FLOOR_RECALL = 0.985
 TYPES_RANGE = (0.15, 0.7)
 FLOOR_RANGE = (0.02, 0.3)
 PIXEL_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
-AREAS_PX = (100, 150, 200, 300, 450, 600)
-LOST_TO_AREA = 0.05
-"""A minimum area may be larger than the defects of at most this share of the frames: what it deletes has escaped."""
+AREAS_PX = (4, 8, 16, 32, 64, 100, 150, 200, 300, 450, 600)
+AREA_OF_THE_UNKNOWN_PX = 100
+"""Of a class that no validation frame shows."""
+
+MERGE_PX = GradingConfig().merge_px
+
+LOST_TO_AREA = 0.03
+"""A minimum area may delete at most this share of the defects that are found without it: what it deletes escapes."""
 
 
 Pieces = NDArray[np.int64]
@@ -56,6 +62,8 @@ class Seen:
     """Area of each class."""
     pieces: dict[tuple[int, float], Pieces] = field(default_factory=dict)
     """By position of the class and pixel threshold."""
+    reach: dict[tuple[int, float], list[int]] = field(default_factory=dict)
+    """Likewise, for each defect of the class: area of the largest region that detects it (see events), or 0."""
 
 
 def choose(pack: Pack, sets: Sequence[Sequence[Sample]]) -> Manifest:
@@ -102,8 +110,11 @@ def _look(manifest: Manifest, stream: Stream, sample: Sample, source: int, weigh
     seen = Seen(source, weight, float(stream.gate().max()), scores, truth.sum(axis=(1, 2)))
     for position, number in enumerate(numbers):
         probability = _whole(stream, batch, number)
+        defects = truth_blobs(truth[position : position + 1], [number], MERGE_PX)
         for threshold in PIXEL_THRESHOLDS:
-            seen.pieces[position, threshold] = _pieces(probability, batch, truth[position], number, threshold)
+            found = regions(probability, batch.rois[0], number, threshold, MERGE_PX)
+            seen.pieces[position, threshold] = _pieces(found, truth[position])
+            seen.reach[position, threshold] = [_reach(found, defect) for defect in defects]
     return seen
 
 
@@ -117,14 +128,14 @@ def _whole(stream: Stream, batch: Batch, number: int) -> NDArray[np.uint8]:
     return whole
 
 
-def _pieces(
-    probability: NDArray[np.uint8], batch: Batch, truth: NDArray[np.bool_], number: int, threshold: float
-) -> Pieces:
-    rows = [
-        (region.area_px, int(_under(truth, region)[region.mask].sum()))
-        for region in regions(probability, batch.rois[0], number, threshold, GradingConfig().merge_px)
-    ]
+def _pieces(found: Sequence[Region], truth: NDArray[np.bool_]) -> Pieces:
+    rows = [(region.area_px, int(_under(truth, region)[region.mask].sum())) for region in found]
     return np.array(rows, dtype=np.int64).reshape(-1, 2)
+
+
+def _reach(found: Sequence[Region], defect: Blob) -> int:
+    hits = [one for one in found if detects(Blob(one.class_number, one.x, one.y, one.mask), defect)]
+    return max((one.area_px for one in hits), default=0)
 
 
 def _under(truth: NDArray[np.bool_], region: Region) -> NDArray[np.bool_]:
@@ -191,12 +202,26 @@ def _with_segmenters(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
 
 def _best_area(asked: Sequence[Seen], position: int) -> tuple[float, int]:
     """The pair that serves best; of equals the first, which finds the most."""
-    true_px = [int(one.truth_px[position]) for one in asked if one.truth_px[position]]
-    if not true_px:
-        return 0.5, AREAS_PX[0]
-    most = max(AREAS_PX[0], float(np.quantile(true_px, LOST_TO_AREA)))
-    pairs = [(threshold, area) for threshold in PIXEL_THRESHOLDS for area in AREAS_PX if area <= most]
+    if not any(one.truth_px[position] for one in asked):
+        return 0.5, AREA_OF_THE_UNKNOWN_PX
+    pairs = [
+        (threshold, area)
+        for threshold in PIXEL_THRESHOLDS
+        for reach in [_reaches(asked, position, threshold)]
+        for area in AREAS_PX
+        if area == AREAS_PX[0] or lost_to_area(reach, area) <= LOST_TO_AREA
+    ]
     return max(pairs, key=lambda pair: _worth(asked, position, *pair))
+
+
+def _reaches(asked: Sequence[Seen], position: int, threshold: float) -> list[int]:
+    return [reach for one in asked for reach in one.reach.get((position, threshold), [])]
+
+
+def lost_to_area(reach: Sequence[int], area: int) -> float:
+    """Share of the defects that are found without a minimum area and not with this one."""
+    found = [own for own in reach if own]
+    return sum(own < area for own in found) / len(found) if found else 0.0
 
 
 def _worth(asked: Sequence[Seen], position: int, threshold: float, area: int) -> float:
@@ -209,4 +234,6 @@ def _worth(asked: Sequence[Seen], position: int, threshold: float, area: int) ->
         value = 2.0 * int(kept[:, 1].sum()) / total if total else 1.0
         sums[true_px > 0][0] += one.weight * value
         sums[true_px > 0][1] += one.weight
-    return sums[True][0] / sums[True][1] + 0.5 * sums[False][0] / sums[False][1]
+    reach = _reaches(asked, position, threshold)
+    recall = sum(own >= area for own in reach) / max(1, len(reach))
+    return sums[True][0] / sums[True][1] + 0.5 * recall + 0.5 * sums[False][0] / sums[False][1]

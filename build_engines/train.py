@@ -1,29 +1,34 @@
 """Train the networks of a pack: one teacher for all tasks first, then each network from it.
 
-A run folder holds everything: split.json, <network>.pt (checkpoint, rewritten as it goes) and <network>.csv (losses).
-A training that was killed goes on where its last checkpoint was; every step draws from its own seed, so it sees the
-same batches as one that was not.
+A training that was killed goes on where its last checkpoint was: the checkpoint holds network, optimizer, average, step
+and the states of torch's random numbers, and every batch is a function of the seed and its step, so it sees what one
+that was not killed sees.
 """
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from build_engines import losses, pretrained
+from build_engines import losses, mining, pictures, pretrained, splits
+from build_engines.ensemble import Ensemble
 from build_engines.feed import Feed
-from build_engines.losses import Batch
-from build_engines.networks import GATE_STAGES, Classifier, Segmenter, Teacher
+from build_engines.files import write_whole
+from build_engines.losses import Batch, Raw
+from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, Teacher, prepare
+from build_engines.runs import blank, facts_of, network_names, trained
 from build_engines.settings import Settings
-from inspector.errors import ConfigError
+from build_engines.variation import vary
 
 LOG = logging.getLogger(__name__)
 
@@ -31,23 +36,13 @@ AVERAGE_DECAY = 0.995
 """The network that is kept is a running average over about 1 / (1 - this) steps: steadier than the last step's."""
 
 WARM_UP = 0.05
-
-
 WEIGHT_DECAY = 0.02
+CHECKS = 10
+"""Times that a training looks at its validation part."""
 
+CHECKED_FRAMES = 64
 
-def network_names(classes: Sequence[int]) -> list[str]:
-    """The teacher and the networks of a pack, in the order in which they can be trained."""
-    return ["teacher", "gate", "types", *(f"segment_{number}" for number in classes)]
-
-
-def blank(name: str, classes: int) -> nn.Module:
-    """An untrained network of the name's architecture."""
-    if name == "teacher":
-        return Teacher(classes)
-    if name == "gate":
-        return Classifier(1, GATE_STAGES)
-    return Classifier(classes) if name == "types" else Segmenter(1)
+__all__ = ["network_names", "start", "train", "trained"]
 
 
 def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = None) -> nn.Module:
@@ -66,21 +61,8 @@ def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = No
     return teacher.segmenter(list(classes).index(int(name.removeprefix("segment_"))))
 
 
-def trained(name: str, classes: int, out: Path) -> nn.Module:
-    """The averaged network of a run, in evaluation mode.
-
-    Raises:
-        ConfigError: the run has none.
-    """
-    file = out / f"{name}.pt"
-    if not file.is_file():
-        raise ConfigError(f"{file}: no such network. Run `python -m build_engines train --network {name}` first")
-    network = blank(name, classes)
-    network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True)["average"])
-    return network.eval()
-
-
-def _loss(name: str, network: nn.Module, batch: Batch, classes: Sequence[int], progress: float) -> Tensor:
+def loss_of(name: str, network: nn.Module, batch: Batch, classes: Sequence[int], progress: float) -> Tensor:
+    """The loss of a network on a batch with all classes."""
     if isinstance(network, Teacher):
         return losses.teacher_loss(network, batch, progress)
     if isinstance(network, Classifier):
@@ -109,18 +91,25 @@ class Run:
 
     @classmethod
     def begin(cls, network: nn.Module, settings: Settings) -> Run:
-        network = network.to(torch.device(settings.device)).train()
+        device = torch.device(settings.device)
+        network = network.to(device).train()
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=WEIGHT_DECAY)
+        fused = device.type == "cuda"
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=settings.rate, weight_decay=WEIGHT_DECAY, fused=fused or None
+        )
         return cls(network, optimizer, {key: value.clone() for key, value in network.state_dict().items()})
 
     def update_average(self) -> None:
         keep = min(AVERAGE_DECAY, (1 + self.step) / (10 + self.step))
+        mine, own = [], []
         for key, value in self.network.state_dict().items():
             if value.is_floating_point():
-                self.average[key].lerp_(value.to(self.average[key].dtype), 1 - keep)
+                mine.append(self.average[key])
+                own.append(value)
             else:
                 self.average[key].copy_(value)
+        torch._foreach_lerp_(mine, own, 1 - keep)
 
     def save(self, file: Path) -> None:
         state = {
@@ -128,10 +117,12 @@ class Run:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
-        half = file.with_suffix(".part")
-        torch.save(state, half)
-        os.replace(half, file)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_whole(file, content.getvalue())
 
     def resume(self, file: Path) -> None:
         state = torch.load(file, map_location="cpu", weights_only=True)
@@ -140,6 +131,9 @@ class Run:
         for key, value in state["average"].items():
             self.average[key].copy_(value)
         self.step = int(state["step"])
+        torch.set_rng_state(state["random"])
+        if len(state["random_cuda"]) == torch.cuda.device_count() > 0:
+            torch.cuda.set_rng_state_all(state["random_cuda"])
 
 
 def train(name: str, feed: Feed) -> list[float]:
@@ -148,42 +142,115 @@ def train(name: str, feed: Feed) -> list[float]:
     torch.manual_seed(settings.seed)
     torch.set_num_threads(settings.threads)
     file = settings.out / f"{name}.pt"
-    if name.startswith("segment_"):
-        feed.favourite = int(name.removeprefix("segment_"))
+    feed = _with_negatives(name, feed)
     if file.is_file():
         run = Run.begin(blank(name, len(feed.classes)), settings)
         run.resume(file)
     else:
         run = Run.begin(start(name, feed.classes, settings.out, settings.parent), settings)
-    return _steps(name, run, feed, file)
+    return Training(name, run, feed, file).steps()
 
 
-def _steps(name: str, run: Run, feed: Feed, file: Path) -> list[float]:
-    settings, seen = feed.settings, list[float]()
-    with _progress_bar() as bar, file.with_suffix(".csv").open("a", encoding="utf-8") as log:
-        task = bar.add_task(name, total=settings.steps, completed=run.step, loss="")
-        for batch in feed.stream(run.step, settings.steps):
-            seen.append(_step(name, run, batch, feed))
-            log.write(f"{run.step},{seen[-1]:.5f}\n")
-            bar.update(task, completed=run.step, loss=f"loss {np.mean(seen[-50:]):.4f}")
-            if run.step % settings.checkpoint_steps == 0 or run.step == settings.steps:
-                run.save(file)
-                log.flush()
-    return seen
+def _with_negatives(name: str, feed: Feed) -> Feed:
+    """For a segmenter: its class comes first, and what gate and types of the run let through wrongly is known."""
+    if not name.startswith("segment_"):
+        return feed
+    out, device = feed.settings.out, torch.device(feed.settings.device)
+    hard = feed.hard
+    if not hard and all((out / f"{other}.pt").is_file() for other in ("gate", "types")):
+        hard = mining.hard_negatives(out, [*feed.real, *feed.extra], facts_of(out), device)
+    return replace(feed, favourite=int(name.removeprefix("segment_")), hard=hard)
 
 
-def _step(name: str, run: Run, batch: Batch, feed: Feed) -> float:
-    progress = run.step / feed.settings.steps
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate_at(progress, feed.settings.rate)
-    loss = _loss(name, run.network, batch, feed.classes, progress)
-    run.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
-    run.optimizer.step()
-    run.step += 1
-    run.update_average()
-    return float(loss.detach())
+class Training:
+    """One network on its way to its last step."""
+
+    def __init__(self, name: str, run: Run, feed: Feed, file: Path) -> None:
+        self._name, self._run, self._feed, self._file = name, run, feed, file
+        self._settings = feed.settings
+        self._device = torch.device(feed.settings.device)
+        torch.backends.cudnn.benchmark = self._device.type == "cuda"  # every batch has the same shape
+        self._ensemble: Ensemble | None = None
+        if feed.settings.distill:
+            self._ensemble = Ensemble.load(feed.settings.distill, feed.classes, self._device, _split(feed))
+        self._log = pictures.Log(file.with_suffix(".csv"), run.step)
+
+    def steps(self) -> list[float]:
+        """The losses of the steps that were left."""
+        settings, run, seen = self._settings, self._run, list[Tensor]()
+        every = max(1, settings.steps // CHECKS)
+        with _progress_bar() as bar, self._log:
+            task = bar.add_task(self._name, total=settings.steps, completed=run.step, loss="")
+            for raw in self._feed.stream(run.step, settings.steps):
+                if run.step == 0:
+                    pictures.examples(raw, self._file.with_name(f"{self._name}_examples.png"))
+                seen.append(self.step(raw.to(self._device)))
+                if run.step % every == 0 or run.step == settings.steps:
+                    self._log.check(run.step, self.validation_loss())
+                if run.step % settings.checkpoint_steps == 0 or run.step == settings.steps:
+                    self._keep(seen)
+                    bar.update(task, loss=f"loss {np.mean(self._log.last(50)):.4f}")
+                bar.update(task, completed=run.step)
+        self._log.draw(self._file.with_suffix(".png"), self._name)
+        return [float(loss) for loss in seen]
+
+    def _keep(self, seen: list[Tensor]) -> None:
+        """Checkpoint and log; only here the losses come from the device, which waits for nothing in between."""
+        new = torch.stack(seen[self._log.taken - self._log.first :]).tolist()
+        self._log.add(new)
+        self._run.save(self._file)
+
+    def step(self, raw: Raw) -> Tensor:
+        """Learn from one batch, which is on the device; the loss stays there."""
+        run, settings = self._run, self._settings
+        progress = run.step / settings.steps
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate_at(progress, settings.rate)
+        with self._mixed():
+            varied = vary(raw.frames, settings.recipe, settings.seed * 1_000_003 + run.step)
+            batch = self._batch(raw, prepare(varied, settings.scale))
+            if self._ensemble is not None:
+                batch = self._ensemble.teach(raw, batch)
+            loss = loss_of(self._name, run.network, batch, self._feed.classes, progress)
+        run.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
+        run.optimizer.step()
+        run.step += 1
+        run.update_average()
+        return loss.detach()
+
+    def _batch(self, raw: Raw, grey: Tensor) -> Batch:
+        factor = PIXEL_STRIDE * self._settings.scale
+        return losses.batch_of(raw, grey, self._feed.visible_px / factor**2)
+
+    def _mixed(self) -> AbstractContextManager[Any]:
+        """Half precision where a GPU multiplies; sums and losses stay whole."""
+        return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()
+
+    @torch.no_grad()
+    def validation_loss(self) -> float:
+        """Of the averaged network on frames of the validation part as they are; nan where there are none."""
+        chosen = self._feed.validation[:CHECKED_FRAMES]
+        if not chosen:
+            return float("nan")
+        network = blank(self._name, len(self._feed.classes)).to(self._device)
+        network.load_state_dict(self._run.average)
+        network.eval()
+        values = []
+        for at in range(0, len(chosen), self._settings.batch):
+            some = chosen[at : at + self._settings.batch]
+            raw = losses.collate([self._feed.varier.plain(sample) for sample in some]).to(self._device)
+            batch = self._batch(raw, prepare(raw.frames, self._settings.scale))
+            values.append(float(loss_of(self._name, network, batch, self._feed.classes, 1.0)))
+        return float(np.mean(values))
+
+
+def _split(feed: Feed) -> dict[str, str]:
+    """Of the labelled frames: nobody is graded on the others."""
+    parts = splits.load(feed.settings.out / "split.json")
+    unlabelled = {sample.name for sample in feed.unlabelled}
+    return {name: part for name, part in parts.items() if name not in unlabelled}
 
 
 def _progress_bar() -> Progress:
@@ -192,5 +259,6 @@ def _progress_bar() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[loss]}"),
+        TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

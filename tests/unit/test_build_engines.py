@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
+import yaml
 
 torch = pytest.importorskip("torch", reason="build_engines needs torch: pip install 'inspector[train]'")
 pytest.importorskip("onnx", reason="build_engines needs onnx: pip install 'inspector[train]'")
@@ -19,9 +19,12 @@ from build_engines import (  # noqa: E402
     datasets,
     evaluate,
     export,
+    judging,
     losses,
     networks,
     pretrained,
+    quantize,
+    runs,
     splits,
     synthesize,
     thresholds,
@@ -32,33 +35,19 @@ from build_engines.feed import Feed, prepare_feed  # noqa: E402
 from build_engines.settings import Settings  # noqa: E402
 from inspector import pack as packs  # noqa: E402
 from inspector import rle  # noqa: E402
+from inspector.__main__ import main as inspector  # noqa: E402
 from inspector.errors import ConfigError  # noqa: E402
 from inspector.pack import TileSize  # noqa: E402
+from tests.build_engines_toys import HEIGHT, WIDTH, toy_frame, toy_frames  # noqa: E402
 
-HEIGHT, WIDTH = 64, 256
+torch.set_num_threads(1)
 TILE = TileSize(height=HEIGHT, width=WIDTH)
-
-
-def toy_frame(number: int) -> tuple[str, datasets.Picture, dict[int, datasets.Picture]]:
-    """A grey frame; of four in a row two are clean, one has a bright spot (class 1), one a dark bar (class 2)."""
-    rng = np.random.default_rng(number)
-    frame = np.clip(rng.normal(90 + 5 * (number % 7), 6, (HEIGHT, WIDTH)), 30, 255).astype(np.uint8)
-    mask = np.zeros_like(frame)
-    kind = {1: 1, 3: 2}.get(number % 4)
-    x, y = int(rng.integers(24, WIDTH - 24)), int(rng.integers(18, HEIGHT - 18))
-    if kind == 1:
-        cv2.circle(mask, (x, y), 12, 1, -1)
-        frame[mask > 0] = 230
-    if kind == 2:
-        cv2.rectangle(mask, (x - 5, 4), (x + 5, HEIGHT - 5), 1, -1)
-        frame[mask > 0] = 22
-    return f"toy_{number:03d}.png", frame, {kind: mask} if kind else {}
 
 
 @pytest.fixture(scope="module")
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toys")
-    assert synthesize.write((toy_frame(number) for number in range(64)), folder) == 64
+    assert synthesize.write(toy_frames(64), folder) == 64
     return folder
 
 
@@ -66,8 +55,8 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of all networks on the toys."""
     out = tmp_path_factory.mktemp("run")
-    words = ["train", "--data", str(toys), "--out", str(out), "--steps", "45", "--height", "64", "--width", "256"]
-    assert main(words) == 0
+    words = ["train", "--data", str(toys), "--out", str(out), "--steps", "45", "--threads", "1"]
+    assert main([*words, "--height", "64", "--width", "256"]) == 0
     return out
 
 
@@ -77,7 +66,7 @@ def made(toys: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("engines")
     (folder / "names.yaml").write_text("1: spot\n2: bar\n")
     words = ["export", "--run", str(trained), "--data", str(toys), "--pack", str(folder / "toy")]
-    assert main([*words, "--names", str(folder / "names.yaml"), "--height", "64", "--width", "256"]) == 0
+    assert main([*words, "--names", str(folder / "names.yaml")]) == 0
     return folder / "toy"
 
 
@@ -85,89 +74,12 @@ def made(toys: Path, trained: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def report(toys: Path, trained: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Figures of that pack on the test part."""
     file = tmp_path_factory.mktemp("figures") / "figures.json"
+    html = file.with_name("report.html")
     words = ["evaluate", "--pack", str(made), "--data", str(toys), "--json", str(file)]
-    assert main([*words, "--split", str(trained / "split.json")]) == 0
+    words += ["--split", str(trained / "split.json"), "--draws", "50", "--report", str(html)]
+    assert main(words) == 0
     content: dict[str, Any] = json.loads(file.read_text())
-    return content
-
-
-# ---------------------------------------------------------------- data
-
-
-def test_reader_without_images_csv_takes_unnamed_pictures_for_clean(toys: Path) -> None:
-    samples = datasets.read(toys)
-    assert len(samples) == 64
-    assert all(sample.labelled for sample in samples)
-    assert samples[0].classes == ()
-    assert samples[1].classes == (1,)
-    assert datasets.class_numbers(samples) == [1, 2]
-    _, frame, found = toy_frame(1)
-    np.testing.assert_array_equal(datasets.picture(samples[1]), frame)
-    np.testing.assert_array_equal(datasets.masks(samples[1], [1, 2]), np.stack([found[1], 0 * found[1]]))
-
-
-def test_reader_with_images_csv_knows_what_is_unknown_and_opens_by_content(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for name in ("a.jpg", "b.jpg", "c.jpg"):
-        cv2.imencode(".png", np.full((32, 32), 50, np.uint8))[1].tofile(tmp_path / "images" / name)
-    mask = np.zeros((32, 32), np.uint8)
-    mask[3:9, 5] = 1
-    rows = f"ImageId,ClassId,EncodedPixels\nb.jpg,3,{rle.encode(mask)}\n"
-    (tmp_path / "train.csv").write_text(rows)
-    (tmp_path / "images.csv").write_text("ImageId,Labelled,Classes\na.jpg,1,\nb.jpg,1,3\nc.jpg,0,\n")
-    a, b, c = datasets.read(tmp_path)
-    assert (a.classes, b.classes, c.truth) == ((), (3,), None)
-    assert datasets.picture(b).shape == (32, 32)
-    assert datasets.masks(b, [3]).sum() == 6
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        ("ImageId,EncodedPixels\nx.png,1 1\n", "ImageId,ClassId,EncodedPixels"),
-        ("ImageId,ClassId,EncodedPixels\ny.png,1,1 1\n", "y.png"),
-        (None, "needs it"),
-    ],
-)
-def test_reader_says_what_is_wrong(tmp_path: Path, table: str | None, message: str) -> None:
-    (tmp_path / "images").mkdir()
-    cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tofile(tmp_path / "images" / "x.png")
-    if table is not None:
-        (tmp_path / "train.csv").write_text(table)
-    with pytest.raises(ConfigError, match=message):
-        datasets.read(tmp_path)
-
-
-def test_reader_refuses_a_torn_picture_and_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no pictures"):
-        datasets.read(tmp_path)
-    (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
-    with pytest.raises(ConfigError, match="not a picture"):
-        datasets.picture(datasets.Sample("torn.png", tmp_path / "torn.png", {}))
-
-
-def test_look_alikes_stay_together_and_every_part_gets_some(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-
-    def frames() -> Iterator[tuple[str, datasets.Picture, dict[int, datasets.Picture]]]:
-        for roll in range(20):
-            base = rng.integers(0, 60, (64, 64)).astype(np.float32) + 6 * roll + 30
-            for index in range(2):
-                mask = np.zeros((64, 64), np.uint8)
-                mask[10:20, 10:20] = roll % 2
-                frame = np.clip(base + rng.normal(0, 1, base.shape), 0, 255).astype(np.uint8)
-                yield f"roll{roll:02d}_{index}.png", frame, {1: mask} if roll % 2 else {}
-
-    synthesize.write(frames(), tmp_path)
-    samples = datasets.read(tmp_path)
-    grouped = splits.groups(samples)
-    parts = splits.split(samples, grouped)
-    assert set(parts.values()) == set(splits.PARTS)
-    assert all(grouped[2 * roll] == grouped[2 * roll + 1] for roll in range(20))
-    for group in set(grouped):
-        assert len({parts[sample.name] for sample, own in zip(samples, grouped, strict=True) if own == group}) == 1
-    splits.save(parts, tmp_path / "split.json")
-    assert splits.load(tmp_path / "split.json") == parts
+    return content | {"html": html.read_text()}
 
 
 # ---------------------------------------------------------------- synthesis and examples
@@ -237,8 +149,6 @@ def test_an_example_holds_frame_and_truth_on_both_grids(toys: Path) -> None:
         example = varier.example(sample, np.random.default_rng(seed))
         assert example.frame.shape == (HEIGHT, 128)
         assert example.pixels.shape == (2, HEIGHT // 4, 32)
-        assert example.cells.shape == (2, HEIGHT // 32, 4)
-        assert 0 <= example.pixels.min() <= example.pixels.max() <= 1
 
 
 # ---------------------------------------------------------------- networks and training
@@ -263,7 +173,7 @@ def test_dice_loss_is_small_for_the_truth_and_large_for_its_opposite() -> None:
 
 @pytest.mark.parametrize("name", ["teacher", "gate"])
 def test_training_learns(trained: Path, name: str) -> None:
-    seen = np.loadtxt(trained / f"{name}.csv", delimiter=",")[:, 1]
+    seen = np.loadtxt(trained / f"{name}.csv", delimiter=",", skiprows=1, usecols=1)
     part = max(1, len(seen) // 5)
     assert seen[-part:].mean() < 0.8 * seen[:part].mean()
 
@@ -276,7 +186,7 @@ def test_figures_beat_chance(report: dict[str, Any]) -> None:
 
 
 def test_batches_hold_the_asked_share_of_clean_frames(toys: Path, tmp_path: Path) -> None:
-    settings = Settings(toys, tmp_path, height=HEIGHT, width=64, clean=0.7)
+    settings = Settings(toys, tmp_path, height=HEIGHT, width=64, tile=(64, 64), clean=0.7)
     feed = prepare_feed(settings)
     rng = np.random.default_rng(0)
     clean = [not feed._draw(feed.buckets[True], rng).classes for _ in range(400)]
@@ -284,25 +194,33 @@ def test_batches_hold_the_asked_share_of_clean_frames(toys: Path, tmp_path: Path
 
 
 def test_a_run_goes_on_from_its_parent(toys: Path, trained: Path, tmp_path: Path) -> None:
-    settings = Settings(toys, tmp_path, parent=trained, height=HEIGHT, width=64)
+    settings = Settings(toys, tmp_path, parent=trained, height=HEIGHT, width=64, tile=(64, 64))
     prepare_feed(settings)
     assert splits.load(tmp_path / "split.json") == splits.load(trained / "split.json")
     begun = train.start("gate", [1, 2], tmp_path, trained).state_dict()
-    for key, value in train.trained("gate", 2, trained).state_dict().items():
+    for key, value in runs.trained("gate", 2, trained).state_dict().items():
         assert torch.equal(begun[key], value)
 
 
 def test_a_killed_training_ends_as_one_that_was_not(toys: Path, tmp_path: Path) -> None:
     class Killed(Feed):
-        def batch(self, step: int) -> losses.Batch:
+        def raw(self, step: int) -> losses.Raw:
             if step == 5:
                 raise KeyboardInterrupt
-            return super().batch(step)
+            return super().raw(step)
 
     ends = []
     for name in ("whole", "killed"):
         settings = Settings(
-            toys, tmp_path / name, steps=6, batch=2, height=HEIGHT, width=64, checkpoint_steps=2, threads=1
+            toys,
+            tmp_path / name,
+            steps=6,
+            batch=2,
+            height=HEIGHT,
+            width=64,
+            tile=(64, 64),
+            checkpoint_steps=2,
+            threads=1,
         )
         feed = prepare_feed(settings)
         if name == "killed":
@@ -310,7 +228,7 @@ def test_a_killed_training_ends_as_one_that_was_not(toys: Path, tmp_path: Path) 
                 train.train("gate", Killed(settings, feed.classes, feed.real, feed.extra, feed.varier))
             assert int(torch.load(tmp_path / name / "gate.pt", weights_only=True)["step"]) == 4
         train.train("gate", feed)
-        ends.append(train.trained("gate", 2, tmp_path / name).state_dict())
+        ends.append(runs.trained("gate", 2, tmp_path / name).state_dict())
     for key, value in ends[0].items():
         torch.testing.assert_close(ends[1][key], value, rtol=1e-4, atol=1e-5)
 
@@ -318,7 +236,7 @@ def test_a_killed_training_ends_as_one_that_was_not(toys: Path, tmp_path: Path) 
 def test_training_says_what_it_lacks(toys: Path, tmp_path: Path) -> None:
     assert main(["train", "--data", str(toys), "--out", str(tmp_path), "--network", "segment_9"]) == 78
     with pytest.raises(ConfigError, match="train --network teacher"):
-        train.trained("teacher", 2, tmp_path)
+        runs.trained("teacher", 2, tmp_path)
 
 
 # ---------------------------------------------------------------- export and evaluation
@@ -330,6 +248,7 @@ def test_the_pack_is_one_that_the_daemon_loads(made: Path, report: dict[str, Any
     assert pack.class_names == {1: "spot", 2: "bar"}
     assert report["pack"] == pack.digest
     assert pack.manifest.gate.figures["held-out real frames"] == report["gate"]
+    assert all((made / f"{network}.fp16.onnx").is_file() for network in pack.networks())
     card = (made / "MODEL_CARD.md").read_text()
     assert "held-out real frames" in card
     assert "Limits" in card
@@ -354,6 +273,75 @@ def test_onnx_equals_torch_and_a_changed_network_is_noticed(tmp_path: Path, kind
         export.check_parity(deployed, TILE, file)
 
 
+def test_the_report_shows_what_an_engineer_looks_at_and_asks_no_one(report: dict[str, Any]) -> None:
+    html = report["html"]
+    assert "Worst escapes" in html
+    assert "Worst false alarms" in html
+    assert "auroc" in html
+    assert not [word for word in ("http:", "https:", "<script", "url(") if word in html]
+
+
+def test_figures_have_intervals_that_hold_them(report: dict[str, Any]) -> None:
+    low, high = report["intervals"]["gate"]["auroc"]
+    assert low <= report["gate"]["auroc"] <= high
+    for key in ("recall_at_1%_false_alarms", "recall_at_2%_false_alarms", "recall_at_5%_false_alarms"):
+        assert 0 <= report["gate"][key] <= 1
+    assert {"miou", "miou_with_background", "kaggle", "area_filter"} <= set(report)
+    assert {"recall_at_0.01_false_events_a_frame", "class_correct", "recall_by_size"} <= set(report["events"])
+
+
+def test_evaluate_sees_the_events_that_replay_reports(toys: Path, made: Path, tmp_path: Path) -> None:
+    events, records = tmp_path / "events.jsonl", tmp_path / "records.jsonl"
+    assert inspector(["replay", "--pack", str(made), "--events", str(events), str(toys / "images")]) == 0
+    words = ["--pack", str(made), "--data", str(toys), "--json", str(tmp_path / "f.json"), "--draws", "2"]
+    assert main(["evaluate", *words, "--records", str(records)]) == 0
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    defects = [event["data"] for event in told if "defect_class" in event["data"]]
+    reported = sorted(
+        (Path(one["source"]).name, one["defect_class"]["number"], one["area_px"], one["score"], one["mask"]["rle"])
+        for one in defects
+    )
+    seen = [(one.name, own) for one in judging.load(records) for own in one.found]
+    assert reported == sorted((name, own.class_number, own.area_px, own.score, own.mask) for name, own in seen)
+    assert reported
+
+
+def test_int8_is_kept_only_where_it_is_faster_and_as_good(
+    toys: Path, trained: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pack"
+    shutil.copytree(made, folder)
+    answers = iter([(2.0, 1.0), (1.0, 2.0), (2.0, 1.9), (1.0, 0.5)])
+    monkeypatch.setattr(quantize, "timed", lambda pack, *files: next(answers))
+    words = ["quantize", "--pack", str(folder), "--data", str(toys), "--split", str(trained / "split.json")]
+    assert main(words) == 0
+    pack, rows = packs.load(folder), yaml.safe_load((folder / "precisions.yaml").read_text())
+    assert set(rows) == set(pack.networks())
+    for network, (file, _) in pack.networks().items():
+        assert rows[network]["cpu"]["file"] == file.name
+        assert rows[network]["gpu"]["precision"] == "float16"
+        assert (rows[network]["verdict"] == "int8") == (folder / f"{network}.int8.onnx").is_file()
+    assert rows["types"]["verdict"].startswith("float32: int8 is not faster")
+    assert rows["segment_1"]["verdict"].startswith("float32: int8 is not faster")
+
+
+def test_a_trial_that_loses_half_a_point_is_refused() -> None:
+    figures = {"auroc": (0.9, 0.8951), "recall": (float("nan"), float("nan"))}
+    good = quantize.Trial("gate", Path("x"), (2.0, 1.0), figures)
+    assert good.verdict == "int8"
+    bad = quantize.Trial("gate", Path("x"), (2.0, 1.0), figures | {"auroc": (0.9, 0.8949)})
+    assert "loses" in bad.verdict
+    blind = quantize.Trial("gate", Path("x"), (2.0, 1.0), {"auroc": (float("nan"), float("nan"))})
+    assert blind.verdict == "float32: no validation frame to judge int8 on"
+
+
+def test_evaluate_refuses_a_class_that_the_pack_does_not_know(made: Path, tmp_path: Path) -> None:
+    name, frame, found = toy_frame(1)
+    synthesize.write(iter([(name, frame, {9: found[1]})]), tmp_path)
+    with pytest.raises(ConfigError, match=r"train.csv:2: class 9 is unknown"):
+        evaluate.judged(packs.load(made), datasets.read(tmp_path))
+
+
 def test_evaluate_says_what_is_missing(toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", "--pack", str(tmp_path), "--data", str(toys)]) == 78
     assert "manifest.yaml" in capsys.readouterr().err
@@ -366,3 +354,22 @@ def test_figures_of_nothing_are_null() -> None:
 @pytest.mark.parametrize(("share", "expected"), [(1.0, 0.1), (0.75, 0.4), (0.5, 0.8)])
 def test_threshold_that_keeps_a_share(share: float, expected: float) -> None:
     assert thresholds.lowest_to_keep([0.8, 0.1, 0.4, 0.9], [1.0, 1.0, 1.0, 1.0], share) == expected
+
+
+@pytest.mark.parametrize(("area", "lost"), [(4, 0.0), (100, 0.0), (101, 0.25), (1000, 1.0)])
+def test_a_minimum_area_loses_only_what_was_found_without_it(area: int, lost: float) -> None:
+    assert thresholds.lost_to_area([0, 100, 200, 300, 400, 0], area) == lost
+    assert thresholds.lost_to_area([0, 0], area) == 0
+
+
+def test_the_minimum_area_spares_small_real_defects() -> None:
+    def seen(truth_px: int, reach: list[int], pieces: list[tuple[int, int]]) -> thresholds.Seen:
+        own = thresholds.Seen(0, 1.0, 0.9, np.ones(1, np.float32), np.array([truth_px]))
+        for threshold in thresholds.PIXEL_THRESHOLDS:
+            own.reach[0, threshold] = reach
+            own.pieces[0, threshold] = np.array(pieces, np.int64).reshape(-1, 2)
+        return own
+
+    small = [seen(150, [150], [(150, 150)]) for _ in range(10)]
+    assert thresholds._best_area([*small, seen(0, [], [(140, 0)]), seen(0, [], [(400, 0)])], 0)[1] == 150
+    assert thresholds._best_area([seen(0, [], [])], 0) == (0.5, thresholds.AREA_OF_THE_UNKNOWN_PX)

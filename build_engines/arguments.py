@@ -1,0 +1,147 @@
+"""The words of `python -m build_engines`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from build_engines.defaults import PARTS, SCALE
+
+
+def parser(about: str) -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m build_engines", description=about)
+    commands = top.add_subparsers(dest="command", required=True)
+    _add_train(commands)
+    _add_crossvalidate(commands)
+    _add_measure(commands)
+    _add_evaluate(commands)
+    _add_export(commands)
+    _add_quantize(commands)
+    _add_synthesize(commands)
+    return top
+
+
+def _add_train(commands: Any) -> None:
+    command = commands.add_parser("train", help="train one network or all; goes on where a killed training was")
+    _add_training(command)
+    command.add_argument("--parent", type=Path, help="a finished run to go on from, with its split")
+    command.add_argument("--network", default="all", help="all, teacher, gate, types or segment_<class number>")
+    command.add_argument("--folds", type=int, default=0, help="cross-validation: so many folds by look-alike group")
+    command.add_argument("--fold", type=int, default=1, help="the fold that is kept for the test, 1..folds")
+
+
+def _add_crossvalidate(commands: Any) -> None:
+    command = commands.add_parser(
+        "crossvalidate", help="train, export and evaluate every fold; figures over all frames"
+    )
+    _add_training(command)
+    command.add_argument("--folds", type=int, default=5)
+    command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to choose on")
+    command.add_argument("--json", type=Path, help="file for the figures; else they are printed")
+
+
+def _add_measure(commands: Any) -> None:
+    command = commands.add_parser(
+        "measure", help="frames a second of the feed and of the network, before a long training"
+    )
+    _add_training(command)
+    command.add_argument("--network", default="teacher", choices=("teacher", "gate"))
+    command.set_defaults(steps=60)
+
+
+def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, required=True, help="folder with images/ and train.csv")
+    command.add_argument("--out", type=Path, required=True, help="run folder: split, checkpoints, losses, curves")
+    command.add_argument("--names", type=Path, help="YAML with class number: name; other classes are refused")
+    command.add_argument("--extra", type=Path, action="append", default=[], help="one more folder, wholly for training")
+    command.add_argument("--shapes", type=Path, help="mask_shapes.csv: real mask shapes to paint defects from")
+    command.add_argument(
+        "--distill",
+        type=Path,
+        action="append",
+        default=[],
+        help="a finished run whose teacher labels the unlabelled frames and softens the other truth; give several",
+    )
+    command.add_argument(
+        "--shares",
+        type=_shares,
+        default=tuple(PARTS.items()),
+        help="train,validation,test shares of the labelled frames, such as 0.8,0.2,0",
+    )
+    command.add_argument("--steps", type=int, default=2400, help="steps of the teacher; the others take their share")
+    command.add_argument("--batch", type=int, default=0, help="of the teacher; the others take their share")
+    command.add_argument(
+        "--scale", type=int, default=SCALE, choices=(1, 2), help="networks look at 1/scale of the pixels"
+    )
+    command.add_argument("--gate-scale", type=int, default=0, choices=(0, 1, 2), help="the gate's own; 0: the same")
+    command.add_argument("--height", type=_side, default=256, help="tile along the strip, px, a multiple of 16 x scale")
+    command.add_argument(
+        "--width", type=_side, default=1600, help="tile across the strip, px, a multiple of 16 x scale"
+    )
+    command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
+    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--threads", type=int, default=2, help="CPU threads")
+    command.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: a thread")
+    command.add_argument("--device", default="cpu", help="cpu or cuda")
+    command.add_argument("--checkpoint", type=int, default=100, help="steps between checkpoints")
+
+
+def _side(text: str) -> int:
+    if not text.isdigit() or int(text) < 32 or int(text) % 16:
+        raise argparse.ArgumentTypeError(f"{text}: not a multiple of 16 px from 32 on. Other frames are padded or cut")
+    return int(text)
+
+
+def _shares(text: str) -> tuple[tuple[str, float], ...]:
+    try:
+        values = [float(word) for word in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != len(PARTS) or min(values) < 0 or values[0] <= 0 or abs(sum(values) - 1) > 1e-6:
+        raise argparse.ArgumentTypeError(f"{text}: give the shares of {', '.join(PARTS)}, that add up to 1")
+    return tuple(zip(PARTS, values, strict=True))
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = commands.add_parser("evaluate", help="figures of a pack on labelled frames, with intervals")
+    command.add_argument("--pack", type=Path, required=True)
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument("--json", type=Path, help="file for the figures; else they are printed")
+    command.add_argument("--report", type=Path, help="HTML file: figures, worst escapes and false alarms as pictures")
+    command.add_argument("--records", type=Path, help="file for what was found on every frame, one a line")
+    command.add_argument("--split", type=Path, help="split.json of a run: measure on one part of the data only")
+    command.add_argument("--part", default="test", help="which part of --split")
+    command.add_argument("--draws", type=int, default=1000, help="of the bootstrap")
+
+
+def _add_export(commands: Any) -> None:
+    command = commands.add_parser("export", help="make a pack: ONNX, thresholds, figures, model card")
+    command.add_argument("--run", type=Path, required=True, help="run folder of a finished training")
+    command.add_argument("--data", type=Path, required=True, help="the data it was trained on; its split is in the run")
+    command.add_argument("--pack", type=Path, required=True, help="folder to write, such as engines/severstal")
+    command.add_argument("--version", default="1.0.0")
+    command.add_argument("--names", type=Path, help="YAML with class number: name, over those of the training")
+    command.add_argument("--note", default="", help="Markdown for the end of the model card")
+    command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to choose on")
+    command.add_argument("--test", type=Path, action="append", default=[], help="one more folder to measure on")
+
+
+def _add_quantize(commands: Any) -> None:
+    command = commands.add_parser(
+        "quantize", help="int8 for the CPU, where it is faster here and loses next to nothing"
+    )
+    command.add_argument("--pack", type=Path, required=True, help="changed in place")
+    command.add_argument("--data", type=Path, required=True)
+    command.add_argument(
+        "--split", type=Path, help="split.json of the pack's run: calibrate on train, judge on validation"
+    )
+
+
+def _add_synthesize(commands: Any) -> None:
+    command = commands.add_parser("synthesize", help="write frames of the synthetic strip as a data folder")
+    command.add_argument("--out", type=Path, required=True)
+    command.add_argument("--count", type=int, default=500)
+    command.add_argument("--seed", type=int, default=1)
+    command.add_argument("--width", type=int, default=1600, help="pixels across the strip")
