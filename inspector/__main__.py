@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from inspector import __version__
@@ -14,7 +15,8 @@ from inspector.errors import ConfigError, InspectorError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors are one line on standard error."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments).parse_args(arguments)
     logging.basicConfig(
         level=logging.DEBUG if options.verbose else logging.INFO,
         format="%(asctime)s %(levelname)-7s %(message)s",
@@ -32,7 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+MODULES = {
+    "coil": ("inspector.coil", "tell a running line that a coil starts or ends, or show those it knows"),
+    "keys": ("inspector.keysmith", "make and list the keys of clients"),
+    "export": ("inspector.export", "a coil's events as JSON lines, CSV, Parquet or run lengths"),
+    "bridge": ("inspector.bridge", "forward events to NATS JetStream or MQTT"),
+}
+"""Commands with a module of their own, which says what their arguments are; imported only when asked for."""
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="inspector", description="Real-time inspection of steel strip.")
     parser.add_argument("--version", action="version", version=f"inspector {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more in the log")
@@ -68,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("packs", nargs="*", type=Path, metavar="PACK", help="default: those in ./engines")
     doctor.add_argument("--json", action="store_true")
     doctor.set_defaults(command=_doctor)
+
+    for name, (module, words) in MODULES.items():
+        command = commands.add_parser(name, help=words)
+        if name in arguments:
+            chosen = import_module(module)
+            chosen.arguments(command)
+            command.set_defaults(command=chosen.run)
     return parser
 
 
@@ -112,7 +130,8 @@ def _check(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    from inspector.pipeline import check, load
+    from inspector.checking import check
+    from inspector.pipeline import load
 
     table = Table(title=f"{options.config}: valid", title_justify="left")
     for heading in ("part", "what", "detail"):

@@ -47,6 +47,8 @@ class Capture:
         silent_s: float | None = None,
     ) -> None:
         self.name = name
+        self.encoder_count: int | None = None
+        """Of the newest frame."""
         self._camera = camera
         self._pool = pool
         self._ledger = ledger
@@ -112,6 +114,7 @@ class Capture:
             self._lose(Loss(self.name, self._next, hole, Reason.MISSING, "the camera skipped these frame numbers"))
         frame.piece += self._opened << 32  # pieces of strip never run on over a reopened camera
         self._next = frame.sequence + 1
+        self.encoder_count = frame.encoder_count
         self._ledger.issue(self.name, self._next)
         self._metrics.captured.inc()
         return frame

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -62,18 +62,35 @@ class Channel(Generic[T]):
         Raises:
             ChannelAbandoned: the reader has gone. The item was not taken.
         """
+        return self.put_all((item,), timeout_s) == 1
+
+    def put_all(self, items: Sequence[T], timeout_s: float) -> int:
+        """Queue items in order, many for the cost of one; returns how many, fewer if a WAIT channel stayed full.
+
+        Raises:
+            ChannelAbandoned: the reader has gone; what it had not taken is in the books as dropped.
+        """
+        taken = 0
         with self._changed_in:
             if self._abandoned:
                 raise ChannelAbandoned("the reader of this channel has gone")
-            if len(self._items) >= self._capacity:
-                if self._when_full is WhenFull.DROP_OLDEST:
-                    self._drop_oldest()
-                elif not self._wait_for_room(timeout_s):
-                    return False
-            self._items.append(item)
-            self._put += 1
-            self._changed_in.notify()
-        return True
+            try:
+                for item in items:
+                    if len(self._items) >= self._capacity and not self._make_room(timeout_s):
+                        break
+                    self._items.append(item)
+                    self._put += 1
+                    taken += 1
+            finally:
+                self._changed_in.notify(taken)
+        return taken
+
+    def _make_room(self, timeout_s: float) -> bool:
+        if self._when_full is WhenFull.DROP_OLDEST:
+            self._drop_oldest()
+            return True
+        self._changed_in.notify_all()  # a reader may be waiting for what was queued just now
+        return self._wait_for_room(timeout_s)
 
     def _drop_oldest(self) -> None:
         """Under the lock: the loss is booked before a reader can get any later item and wonder at the hole."""
@@ -114,6 +131,15 @@ class Channel(Generic[T]):
             if len(self._items) <= self._capacity // 2:
                 self._changed_out.notify()
             return item
+
+    def take(self, most: int) -> list[T]:
+        """The oldest items that are queued, `most` at most; never waits."""
+        with self._changed_in:
+            items = [self._items.popleft() for _ in range(min(most, len(self._items)))]
+            self._taken += len(items)
+            if items and len(self._items) <= self._capacity // 2:
+                self._changed_out.notify()
+        return items
 
     def close(self) -> None:
         """One writer has finished. The channel is closed when the last one has."""

@@ -146,7 +146,7 @@ class ControlConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """The control socket: the plant names coils here."""
 
     address: str = "ipc:///run/inspector/control"
-    """Where clients ask: ipc:///PATH, open to the daemon's own user and group, or tcp://HOST:PORT, which needs `keys`."""
+    """Where clients ask: ipc:///PATH, open to the daemon's user and group, or tcp://HOST:PORT, which needs `keys`."""
     keys: Path | None = None
     """Folder that `inspector keys` made: only clients that may `control` are let in."""
 
@@ -188,8 +188,8 @@ class LineConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`drop_oldest` for cameras, which cannot wait; `wait` for recordings, so that no frame is lost."""
     deadline_ms: Positive = 100.0
     """Frames whose events went out later than this after the exposure are counted as late."""
-    heartbeat_s: Positive = 1.0
-    """Seconds between heartbeats."""
+    heartbeat_s: Annotated[float, Meta(gt=0, le=3)] = 1.0
+    """Seconds between heartbeats; clients take 5 s without one for silence."""
 
 
 class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -7,6 +7,12 @@ InspectorError
 ├── EngineError          a network failed while it ran; the stage fails and the daemon ends with 1
 ├── JournalError         the journal cannot be opened, read or written
 ├── SinkError            a sink cannot deliver; the event stays in the journal
+├── TelegramError        a telegram of the plant cannot be true, or comes too late to change anything
+├── StreamError          a subscriber cannot go on as if nothing had happened
+│   ├── Lost             events are lost for good: they are no longer in the journal, or it was replaced
+│   ├── Lagging          the subscriber is too far behind the line
+│   ├── Silent           no heartbeat for too long
+│   └── Refused          a socket of the daemon gives no answer, or says no
 └── ChannelError
     ├── ChannelClosed    every writer has closed and the queue is empty
     └── ChannelAbandoned the reader has gone; nothing put here would ever be read
@@ -16,6 +22,8 @@ translated where they are met, in the adapter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class InspectorError(Exception):
@@ -44,6 +52,48 @@ class JournalError(InspectorError):
 
 class SinkError(InspectorError):
     """A sink cannot deliver. The event is safe in the journal."""
+
+
+class TelegramError(InspectorError):
+    """A telegram of the plant cannot be true, or comes too late to change anything."""
+
+
+class StreamError(InspectorError):
+    """A subscriber cannot go on as if nothing had happened."""
+
+
+class Lost(StreamError):
+    """Events are lost for good: they are no longer in the journal, or it was replaced.
+
+    Attributes:
+        source: the daemon whose events they were.
+        missing: (epoch, topic, first sequence, last sequence) of what is known to be missing.
+        unknown: more may be missing than that, and nothing is left that could tell what.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        source: str = "",
+        missing: Sequence[tuple[int, str, int, int]] = (),
+        unknown: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.source = source
+        self.missing = list(missing)
+        self.unknown = unknown
+
+
+class Lagging(StreamError):
+    """The subscriber is too far behind the line."""
+
+
+class Silent(StreamError):
+    """No heartbeat for too long."""
+
+
+class Refused(StreamError):
+    """A socket of the daemon gives no answer, or says no."""
 
 
 class ChannelError(InspectorError):

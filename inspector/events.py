@@ -7,9 +7,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
+
+NO_COIL = "unknown"
+"""The name of strip that belongs to no coil, or to one that nobody has named."""
 
 
 class Reason(StrEnum):
@@ -166,7 +170,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     undelivered: dict[str, int]
     """Sink -> events it did not take; they are in the journal."""
     journal: JournalMark | None = None
-    """Every event published before this heartbeat has a cursor up to `last`, unless the journal could not be written."""
+    """Events published before this heartbeat have cursors up to `last`, but while the journal cannot be written."""
     history: str | None = None
     """Address of the history socket as it is bound; None: there is none."""
 
@@ -174,7 +178,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
 Data = Defect | Gap | CoilEvent | State | Heartbeat
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class Event(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The CloudEvents 1.0 envelope; `source` + `id` is the key for removing duplicates."""
 
     specversion: Literal["1.0"] = "1.0"
@@ -192,7 +196,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """Contiguous from 1 in each topic of an epoch."""
     data: Data
 
+    @cached_property
+    def body(self) -> bytes:
+        """The event as it is published: made once, for the journal and every sink. It is no field of the event."""
+        return as_json(self)
+
+
+_ENCODER = msgspec.json.Encoder()
+
 
 def as_json(value: Any) -> bytes:
     """The one JSON form of a record: msgspec's, field order as declared."""
-    return msgspec.json.encode(value)
+    return _ENCODER.encode(value)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from inspector.coils import Coil, CoilMap
 from inspector.config import GradingConfig, SeverityRule
 from inspector.events import Along, Box, CoilEvent, Defect, DefectClass, Gap, Mask, Position, Reason, Size, State
 from inspector.joining import Joining, OpenDefect
@@ -20,7 +21,10 @@ from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
 from inspector.pack import Pack
 from inspector.records import Draft, Frame, Graded, Loss, Roi, Settled, Shown, Verdict, Verdicts
-from inspector.strip import Coil, CoilMap, Geometry
+from inspector.strip import Geometry
+
+REVERSED_MM = 50_000.0
+"""A strip that was reversed farther than this is taken for one whose encoder counts anew."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +74,12 @@ class Grading:
         self._coil: Coil | None = None
         self._last_count = 0
         self._last_ns = 0
+        self._standing = False
+
+    @property
+    def graded_count(self) -> int | None:
+        """The encoder count that the strip was graded up to; None before the first frame."""
+        return self._coils.graded
 
     # ------------------------------------------------------------ the walk
 
@@ -83,6 +93,17 @@ class Grading:
             self._settle(name, self._tracks[name], graded)
         return graded
 
+    def stand(self) -> Graded:
+        """The strip stands: what waits for its continuation is told now, as nobody knows when that comes."""
+        graded = Graded()
+        if not self._standing:
+            self._standing = True
+            for name, track in self._tracks.items():
+                self._emit(track.joining.interrupt(), track, graded)
+                self._settle(name, track, graded)
+            self._say("strip", "standing", "", graded)
+        return graded
+
     def finish(self) -> Graded:
         """The strip has ended: close what is open, book what was lost at the end, end the coil."""
         graded = Graded()
@@ -93,15 +114,19 @@ class Grading:
             if issued[name] > track.next_sequence:
                 self._book_hole(name, track, issued[name], None, graded)
         if self._coil is not None:
-            self._coil_event(self._coil, "end", self._last_count, graded)
+            self._coil_event(self._coil, "end", self._last_count, None, graded)
         return graded
 
     def _take(self, verdict: Verdict, graded: Graded) -> None:
         frame = verdict.frame
         track = self._tracks[frame.camera]
         self._last_ns = max(self._last_ns, frame.exposed_ns)
+        if self._standing:
+            self._standing = False
+            self._say("strip", "running", "", graded)
+        self._coils.reach(frame.encoder_count + track.geometry.counts_of_lines(frame.pixels.shape[0]))
         if track.end_count is None:
-            self._begin(frame, track)
+            self._begin(frame, track, graded)
         elsewhere = frame.piece != track.piece or frame.pixels.shape[1] != track.width
         if frame.sequence > track.next_sequence or elsewhere:
             self._emit(track.joining.close(), track, graded)
@@ -125,15 +150,17 @@ class Grading:
             graded.shown.append(Shown(frame.source, start_mm, start_mm + length_mm))
         track.unsettled.append((frame.sequence, track.end_count, self._birth(frame), length_mm, track.width))
 
-    def _begin(self, frame: Frame, track: _Track) -> None:
+    def _begin(self, frame: Frame, track: _Track, graded: Graded) -> None:
         """The camera's first frame of this run; the strip begins with the frames that were lost before it."""
         track.piece = frame.piece
         track.end_count = frame.encoder_count - track.geometry.counts_of_lines(frame.pixels.shape[0] * frame.sequence)
-        self._coils.begin(track.end_count)
         resumed = self._resumed.pop(frame.camera, None)
+        start = None if resumed is None else resumed.end_count
+        if start is not None:
+            self._resume_coils(track.end_count, start, track, graded)
+        self._coils.begin(track.end_count)
         if resumed is None:
             return
-        start = resumed.end_count
         if start is None:  # nowhere is known: they lay somewhere before
             start = track.end_count - track.geometry.counts_of_lines(frame.pixels.shape[0] * resumed.frames)
         if resumed.frames or track.end_count > start:
@@ -183,6 +210,21 @@ class Grading:
             detail = "the camera was down" if reopened else "the encoder count jumped between two frames"
             loss = Loss(frame.camera, frame.sequence, 0, reason, detail)
             graded.drafts.append(self._gap(loss, track.geometry, expected, frame.encoder_count, frame.exposed_ns))
+        elif self._resume_coils(frame.encoder_count, expected, track, graded):
+            self._coils.begin(frame.encoder_count)
+            self._coils.reach(frame.encoder_count)
+
+    def _resume_coils(self, count: int, before: int, track: _Track, graded: Graded) -> bool:
+        """True when the encoder counts anew: the coils that were told of lie nowhere any more."""
+        if not self._coils.resume(count, before, far=track.geometry.counts_of_mm(REVERSED_MM)):
+            return False
+        if self._coil is not None:
+            self._coil_event(self._coil, "end", before, None, graded)
+            self._coil, track.coil = None, None
+        detail = f"the encoder stood at {before} and now at {count}: it counts anew, name the coil again"
+        self._say("encoder", "reset", detail, graded)
+        self._last_count = count
+        return True
 
     def _watch_view(self, verdict: Verdict, track: _Track, graded: Graded) -> None:
         """A blind camera must not look like a perfect coil."""
@@ -226,14 +268,26 @@ class Grading:
             track.coil = coil.name
         if self._coil is None:
             self._coil = coil
-            self._coil_event(coil, "start", coil.head_count, graded)
+            self._coil_event(coil, "start", coil.head_count, coil.known_from, graded)
+        self._correct(self._coil, graded)
         for following in self._coils.heads(self._coil.head_count, frame.encoder_count):
-            self._coil_event(self._coil, "end", following.head_count, graded)
-            self._coil = following
-            self._coil_event(following, "start", following.head_count, graded)
+            self._change_coil(self._coil, following, following.head_count, graded)
 
-    def _coil_event(self, coil: Coil, phase: Literal["start", "end"], count: int, graded: Graded) -> None:
-        event = CoilEvent(coil=coil.name, phase=phase, encoder_count=count)
+    def _correct(self, told: Coil, graded: Graded) -> None:
+        """The plant named the coil on the line after it was told of: late, or with another name than before."""
+        lies = self._coils.at(told.head_count)
+        if lies.name != told.name:
+            self._change_coil(told, lies, max(told.head_count, lies.head_count), graded)
+
+    def _change_coil(self, ends: Coil, starts: Coil, tail_count: int, graded: Graded) -> None:
+        self._coil_event(ends, "end", tail_count, starts.known_from, graded)
+        self._coil = starts
+        self._coil_event(starts, "start", starts.head_count, starts.known_from, graded)
+
+    def _coil_event(
+        self, coil: Coil, phase: Literal["start", "end"], count: int, known_from: int | None, graded: Graded
+    ) -> None:
+        event = CoilEvent(coil=coil.name, phase=phase, encoder_count=count, known_from=known_from)
         graded.drafts.append(Draft(f"coil/v1/{self._line}/", self._last_ns, event))
 
     def _emit(self, done: list[OpenDefect], track: _Track, graded: Graded) -> None:

@@ -117,6 +117,12 @@ class Joining:
         done, self.open = self.open, []
         return _complete(done)
 
+    def interrupt(self) -> list[OpenDefect]:
+        """The strip stands: what is open is told now, and may go on in another event when the strip moves again."""
+        for defect in self.open:
+            defect.continues = True
+        return self.close()
+
     def follow(self, verdict: Verdict) -> list[OpenDefect]:
         """Regions of the next frame join the open defects they touch; returns what no longer reaches the seam."""
         heirs = self._heirs(verdict)

@@ -65,7 +65,7 @@ def listen(
                 ready = dict(poller.poll(TICK_MS))
                 for raw in _received(socket):
                     event = _decoded(raw, tell)
-                    if event is not None:
+                    if event is not None and continuity.is_new(event):
                         tell([*silence.heard(event), *continuity.see(event)])
                         show(event, raw)
                 out.flush()
@@ -92,8 +92,10 @@ def _subscribed(address: str, topics: Sequence[str]) -> Iterator[zmq.Socket[byte
         socket.linger = 0
         socket.rcvhwm = QUEUE
         socket.ipv6 = True
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 1000)  # notices a dead host and connects again
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5000)
+        # Notices a dead host and connects again. ZMTP's own heartbeats would do so sooner, but with them libzmq 4.3.5
+        # aborts the process when the terminal is slower than the stream (https://github.com/zeromq/libzmq/issues/3937).
+        for option, value in ((zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, 5), (zmq.TCP_KEEPALIVE_INTVL, 5)):
+            socket.setsockopt(option, value)
         try:
             socket.connect(address)
         except zmq.ZMQError as error:
@@ -163,6 +165,11 @@ class Continuity:
     def __init__(self, topics: Sequence[str]) -> None:
         self._topics = topics
         self._epochs: dict[str, _Epoch] = {}
+
+    def is_new(self, event: Event) -> bool:
+        """False for an event that came before: the last states are sent again when somebody subscribes."""
+        epoch = self._epochs.get(event.source)
+        return epoch is None or event.epoch != epoch.number or event.sequence > epoch.last.get(event.subject, 0)
 
     def see(self, event: Event) -> list[str]:
         """Book an event; returns what there is to tell."""

@@ -65,6 +65,17 @@ class Undelivered(StrEnum):
     """The sink was broken and had not been entered again yet."""
 
 
+class Outcome(StrEnum):
+    """What became of a request. Closed: it labels a metric."""
+
+    OK = "ok"
+    """It was done."""
+    REFUSED = "refused"
+    """It was not understood, or asked for what cannot be."""
+    FAILED = "failed"
+    """The daemon could not, through no fault of the request."""
+
+
 class QueueStatistics(Protocol):
     """What is read of a queue at scrape time; `channel.Statistics` is one."""
 
@@ -166,8 +177,22 @@ class Metrics:
         self.journal_unjournalled = counter(
             "journal_unjournalled_total", "Events given up because the journal could not be written for too long."
         )
+        self.journal_retired = counter("journal_retired_total", "Events deleted as their coils are no longer kept.")
         self.journal_failures = counter("journal_commit_failures_total", "Commits that failed and are tried again.")
         self.journal_commit = histogram("journal_commit_seconds", "Time of one durable commit.", AGE_EDGES_S)
+
+        # ---- what clients ask at the history and control sockets
+        self.requests = counter("requests_total", "Requests that were answered.", "socket", "ask", "outcome")
+        self.answers_unsent = counter(
+            "answers_unsent_total", "Answers that a client did not take: it has gone, or does not read.", "socket"
+        )
+        self.request_waits = counter(
+            "request_waits_total", "Times that requests had to wait because too many had come.", "socket"
+        )
+        self.turned_away = counter(
+            "turned_away_total", "Connections that were not let in, or cut for what they sent.", "socket"
+        )
+        self.history_events = counter("history_events_total", "Events that were sent again from the journal.")
 
         # ---- the daemon
         self.ready = gauge("ready", "1 while /readyz says 200: models warm and every camera in, else 0.")
@@ -220,6 +245,10 @@ class Metrics:
         if label not in self._sinks:
             self._sinks[label] = SinkMetrics(self, label)
         return self._sinks[label]
+
+    def desk(self, socket: str, asks: Iterable[str]) -> DeskMetrics:
+        """The metrics of a socket at which clients ask; series of these asks exist from now on, at 0."""
+        return DeskMetrics(self, socket, asks)
 
     # ---------------------------------------------------------------- read at scrape time
 
@@ -358,6 +387,36 @@ class SinkMetrics:
     def undelivered(self, reason: Undelivered, count: int = 1) -> None:
         """Book `count` events that the sink did not take."""
         self._undelivered[reason].inc(count)
+
+
+class DeskMetrics:
+    """The metrics of one socket at which clients ask."""
+
+    def __init__(self, metrics: Metrics, socket: str, asks: Iterable[str]) -> None:
+        self._requests = {
+            (ask, outcome): metrics.requests.labels(socket, ask, outcome)
+            for ask in (*asks, "other")
+            for outcome in Outcome
+        }
+        self._unsent = metrics.answers_unsent.labels(socket)
+        self._waits = metrics.request_waits.labels(socket)
+        self._turned_away = metrics.turned_away.labels(socket)
+
+    def asked(self, ask: str, outcome: str) -> None:
+        """Book a request that was answered; `outcome` is an Outcome."""
+        self._requests[ask, Outcome(outcome)].inc()
+
+    def unsent(self) -> None:
+        """Book an answer that its client did not take."""
+        self._unsent.inc()
+
+    def waited(self) -> None:
+        """Book that requests have to wait."""
+        self._waits.inc()
+
+    def turned_away(self, count: int) -> None:
+        """Book connections that were not let in or were cut."""
+        self._turned_away.inc(count)
 
 
 def _value(series: Counter) -> float:

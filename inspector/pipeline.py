@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import cv2
 
@@ -21,25 +21,29 @@ from inspector import adapters, pack
 from inspector.cameras import Camera
 from inspector.capture import Capture
 from inspector.channel import Channel
-from inspector.config import DEFAULT_RULES, CameraConfig, Config, MonitorConfig
+from inspector.checking import check, flat_fields
+from inspector.coils import CoilMap
+from inspector.config import CameraConfig, Config, JournalConfig
 from inspector.config import load as config_of
+from inspector.control import Control, StateAnswer
 from inspector.errors import ConfigError, JournalError
 from inspector.events import Event, Reason
 from inspector.grading import Grading
-from inspector.journal import Journal
-from inspector.journal import check as check_journal
+from inspector.history import History
+from inspector.journal import Journal, Telegram
 from inspector.ledger import Ledger
-from inspector.metrics import Metrics
+from inspector.metrics import Metrics, StageMetrics
 from inspector.monitor import Health, Monitor
-from inspector.monitor import check as check_monitor
 from inspector.pack import Pack
+from inspector.plant import FORGET, Plant, restore
 from inspector.pool import Pool
-from inspector.preprocess import FlatField, Preprocess
-from inspector.publish import COMMIT_ITEMS, Deliver, Publish, Serve
+from inspector.preprocess import Preprocess
+from inspector.publish import COMMIT_ITEMS, Deliver, Publish, Retention, Serve
 from inspector.records import Batch, Frame, Graded, Loss, Verdicts, WhenFull
 from inspector.runtimes import Runtime
 from inspector.stages import CascadeStage, GradingStage, PreprocessStage
-from inspector.strip import CoilMap, Geometry
+from inspector.strip import Geometry
+from inspector.wire.flood import watch as watch_floods
 from inspector.worker import Crew, Worker
 
 JOIN_S = 5.0
@@ -83,7 +87,8 @@ def build(config: Config) -> Line:
         stop = threading.Event()
         ledger = Ledger(list(cameras))
         pool = Pool(sizes.pool)
-        coils = CoilMap(config.line.coil)
+        coils = CoilMap(config.line.coil, on_forget=lambda: line.forget_coils())
+        restore(coils, journal.telegrams)
         line = Line(config, engines, runtime, metrics, ledger, journal, coils, stop, held)
 
         # ---- the channels between them
@@ -100,7 +105,7 @@ def build(config: Config) -> Line:
         }
 
         # ---- the stages
-        preprocess = Preprocess(engines.manifest.tile, config.edges, config.batch, _flat_fields(config))
+        preprocess = Preprocess(engines.manifest.tile, config.edges, config.batch, flat_fields(config))
         grading = Grading(
             config.line.name,
             config.grading,
@@ -113,7 +118,16 @@ def build(config: Config) -> Line:
             blind_frames=config.edges.blind_frames,
         )
         publish = line.publish = Publish(
-            config.line.name, journal, ledger, outboxes, line.state, config.line.heartbeat_s, metrics, lossless
+            config.line.name,
+            journal,
+            ledger,
+            outboxes,
+            line.state,
+            config.line.heartbeat_s,
+            metrics,
+            lossless,
+            retention=_retention(config.journal),
+            waiting=_booked(graded.take, metrics.stage("publish")),
         )
         captures = [
             Capture(
@@ -121,6 +135,11 @@ def build(config: Config) -> Line:
             )
             for c in config.cameras
         ]
+
+        grade = GradingStage(grading, line.failed)
+        line.plant = Plant(
+            coils, publish.tell, lambda: _newest(captures), grade.stand, line.answer_state, config.line.mm_per_count
+        )
 
         # ---- one thread each, from the cameras to the sinks
         line.crew = Crew(
@@ -131,10 +150,10 @@ def build(config: Config) -> Line:
                     Worker(f"cascade-{i}", _cascade(line), batches, verdicts, metrics.stage("cascade"))
                     for i in range(runtime.workers)
                 ),
-                Worker("grading", GradingStage(grading, line.failed), verdicts, graded, metrics.stage("grading")),
+                Worker("grading", grade, verdicts, graded, metrics.stage("grading")),
                 Worker("publish", publish, graded, None, metrics.stage("publish")),
                 *(
-                    Worker(f"sink-{s.label}", _deliver(line, s.label, i), outboxes[s.label])
+                    Worker(f"sink-{s.label}", _deliver(line, s.label, i, outboxes[s.label].take), outboxes[s.label])
                     for i, s in enumerate(config.sinks)
                 ),
             ],
@@ -146,36 +165,14 @@ def build(config: Config) -> Line:
         return line
 
 
-def check(config: Config) -> list[tuple[str, str, str]]:
-    """Validate everything that can be without opening it; the line as rows (part, kind or value, detail).
+class Server(Protocol):
+    """Something that answers on a socket."""
 
-    Raises:
-        ConfigError: the first thing that is wrong, with the setting or file named.
-    """
-    engines = pack.load(config.pack)
-    classes = ", ".join(f"{c.number} {c.name}" for c in engines.manifest.classes)
-    rows = [
-        ("line", config.line.name, f"coil {config.line.coil}, {config.line.mm_per_count} mm per encoder count"),
-        ("pack", engines.manifest.name, f"{engines.digest[:19]} classes {classes}"),
-        ("runtime", config.runtime.kind, _check_adapter("runtimes", config.runtime, "runtime")),
-    ]
-    _check_rules(config, set(engines.class_names))
-    flat_fields = _flat_fields(config)
-    for index, camera in enumerate(config.cameras):
-        detail = _check_adapter("cameras", camera, f"cameras[{index}]")
-        flat = "flat-field" if flat_fields[camera.name] else "no flat-field"
-        rows.append((f"camera {camera.name}", camera.kind, f"{detail}; {flat}"))
-    try:
-        check_journal(config.journal.path)
-    except JournalError as error:
-        raise ConfigError(str(error)) from None
-    rows.append(("journal", str(config.journal.path), "synchronous" if config.journal.synchronous else "normal"))
-    for index, sink in enumerate(config.sinks):
-        rows.append((f"sink {sink.label}", sink.kind, _check_adapter("sinks", sink, f"sinks[{index}]")))
-    if config.monitor is not None:
-        check_monitor(config.monitor)
-        rows.append(("monitor", f"http://{config.monitor.host}:{config.monitor.port}", "/metrics /healthz /readyz"))
-    return rows
+    def open(self) -> None: ...
+
+    def serve(self, stop: threading.Event) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @dataclass(eq=False)
@@ -194,31 +191,52 @@ class Line:
     crew: Crew = field(init=False)
     publish: Publish = field(init=False)
     cameras: dict[str, Camera] = field(init=False)
+    plant: Plant = field(init=False)
     monitor: Monitor | None = None
+    history: History | None = None
+    control: Control | None = None
 
     def __enter__(self) -> Self:
         """Start every thread.
 
         Raises:
-            ConfigError: the monitor's port is taken.
+            ConfigError: the address of a socket is taken.
         """
         cv2.setNumThreads(1)  # its own threads would fight the workers for the cores over 20 us of work
-        if self.config.monitor is not None:
-            with ExitStack() as undo:
-                undo.push(self.held)
-                self._open_monitor(self.config.monitor)
-                undo.pop_all()
+        with ExitStack() as undo:
+            undo.push(self.held)
+            self._open_servers()
+            undo.pop_all()
         self.crew.start()
         return self
 
-    def _open_monitor(self, config: MonitorConfig) -> None:
-        self.monitor = Monitor(config, self.metrics.registry, self.health)
-        self.monitor.open()
-        self.held.callback(self.monitor.close)
+    def _open_servers(self) -> None:
+        config = self.config
+        self._serve("watchman", watch_floods)
+        if config.monitor is not None:
+            self.monitor = Monitor(config.monitor, self.metrics.registry, self.health)
+            self._open_server("monitor", self.monitor)
+        if config.history is not None:
+            self.history = History(
+                config.journal.path, source_of(config), self.journal.epoch, config.history, self.metrics
+            )
+            self._open_server("history", self.history)
+            self.publish.history = self.history.endpoint
+        if config.control is not None:
+            self.control = Control(config.control, self.plant, self.metrics)
+            self._open_server("control", self.control)
+
+    def _open_server(self, name: str, server: Server) -> None:
+        """Bind it and let a thread of its own serve until the line is left."""
+        server.open()
+        self.held.callback(server.close)
+        self._serve(name, server.serve)
+
+    def _serve(self, name: str, serve: Callable[[threading.Event], None]) -> None:
         done = threading.Event()
-        server = Worker("monitor", Serve(self.monitor.serve, done))
-        server.start()
-        self.held.callback(server.join, JOIN_S)
+        worker = Worker(name, Serve(name, serve, done))
+        worker.start()
+        self.held.callback(worker.join, JOIN_S)
         self.held.callback(done.set)
 
     def __exit__(
@@ -242,7 +260,28 @@ class Line:
         """(state, coil) for the heartbeat."""
         health = self.health()
         word = "running" if health.ready else ("stopping" if self.stop.is_set() else "starting")
-        return (word if health.live else "stalled"), self.config.line.coil
+        return (word if health.live else "stalled"), self.coils.now().name
+
+    def answer_state(self) -> StateAnswer:
+        """What the plant is told when it asks."""
+        health = self.health()
+        state, coil = self.state()
+        return StateAnswer(
+            state=state,
+            coil=coil,
+            status=health.status,
+            reasons=health.reasons,
+            epoch=self.journal.epoch,
+            source=source_of(self.config),
+            cameras=self.ledger.totals(),
+            high_water=self.journal.high_water(),
+            undelivered=self.publish.undelivered,
+            journal=self.journal.mark(),
+        )
+
+    def forget_coils(self) -> None:
+        """The encoder counts anew: a later start must not take the old telegrams for true."""
+        self.publish.tell(Telegram(time.time_ns(), "inspector", FORGET, "", 0))
 
     def health(self) -> Health:
         """How the line is; cheap, from any thread."""
@@ -265,7 +304,7 @@ class Line:
     def _status(self) -> str:
         totals = self.ledger.totals().values()
         inspected, lost = sum(t.inspected for t in totals), sum(sum(t.lost.values()) for t in totals)
-        return f"{inspected:,} frames inspected, {lost:,} lost, coil {self.config.line.coil}"
+        return f"{inspected:,} frames inspected, {lost:,} lost, coil {self.coils.now().name}"
 
     # ------------------------------------------------------------ what the stages call
 
@@ -285,7 +324,7 @@ class Line:
         return lambda event: self.publish.sent(sink, 0, 1, "queue_full")
 
 
-# ---------------------------------------------------------------- parts of build and check
+# ---------------------------------------------------------------- parts of build
 
 
 @dataclass(frozen=True)
@@ -318,29 +357,6 @@ def _open_camera(camera: CameraConfig, index: int) -> Camera:
     return opened
 
 
-def _check_adapter(seam: str, section: Any, where: str) -> str:
-    adapter = adapters.module(seam, section.kind, where)
-    options = adapters.options(adapter, section.options, f"{where}.options")
-    check_options = vars(adapter).get("check")
-    if check_options is not None:
-        check_options(options)
-    shown = ", ".join(f"{key}={value}" for key, value in section.options.items())
-    return shown or "defaults"
-
-
-def _check_rules(config: Config, classes: set[int]) -> None:
-    for index, rule in enumerate(config.grading.severity):
-        unknown = set(rule.classes) - classes
-        # The rules that are there by default name classes of the shipped pack; another pack may have fewer.
-        if unknown and rule not in DEFAULT_RULES:
-            known = ", ".join(map(str, sorted(classes)))
-            raise ConfigError(f"grading.severity[{index}].classes: the pack has no class {min(unknown)}, only {known}")
-
-
-def _flat_fields(config: Config) -> dict[str, FlatField | None]:
-    return {c.name: FlatField.load(c.flat_field) if c.flat_field else None for c in config.cameras}
-
-
 def _geometries(config: Config) -> dict[str, Geometry]:
     return {
         c.name: Geometry(c.pitch_mm.along, c.pitch_mm.across, c.offset_mm, config.line.mm_per_count)
@@ -353,7 +369,7 @@ def _journal(config: Config, engines: Pack, capacity: int) -> Journal:
         return Journal.open(
             config.journal.path,
             line=config.line.name,
-            source=f"/inspector/{config.line.name}",
+            source=source_of(config),
             synchronous=config.journal.synchronous,
             capacity_frames=capacity,
             cameras=[c.name for c in config.cameras],
@@ -363,11 +379,28 @@ def _journal(config: Config, engines: Pack, capacity: int) -> Journal:
         raise ConfigError(str(error)) from error
 
 
+def source_of(config: Config) -> str:
+    """`source` of the line's events."""
+    return f"/inspector/{config.line.name}"
+
+
+def _retention(config: JournalConfig) -> Retention:
+    day_ns = 86_400_000_000_000
+    return Retention(
+        None if config.keep_gb is None else int(config.keep_gb * 1e9),
+        None if config.keep_days is None else int(config.keep_days * day_ns),
+    )
+
+
+def _newest(captures: Sequence[Capture]) -> int | None:
+    return max((c.encoder_count for c in captures if c.encoder_count is not None), default=None)
+
+
 def _cascade(line: Line) -> CascadeStage:
     return CascadeStage(line.pack, line.runtime, line.config.grading.merge_px, line.metrics)
 
 
-def _deliver(line: Line, label: str, index: int) -> Deliver:
+def _deliver(line: Line, label: str, index: int, waiting: Callable[[int], Sequence[Event]]) -> Deliver:
     section = line.config.sinks[index]
     sink = _open("sinks", section, f"sinks[{index}]")
     return Deliver(
@@ -376,7 +409,21 @@ def _deliver(line: Line, label: str, index: int) -> Deliver:
         section.required,
         lambda sent, refused, why: line.publish.sent(label, sent, refused, why),
         on_state=line.publish.say,
+        waiting=waiting,
     )
+
+
+def _booked(take: Callable[[int], list[Graded]], books: StageMetrics) -> Callable[[int], list[Graded]]:
+    """What a stage takes out of its inbox by itself goes through the books of its worker too."""
+
+    def taken(most: int) -> list[Graded]:
+        items = take(most)
+        if items:
+            books.began(len(items))
+            books.ended(len(items), out=0)
+        return items
+
+    return taken
 
 
 def _show(line: Line, pool: Pool, channels: dict[str, Channel[Any]]) -> None:

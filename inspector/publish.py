@@ -8,18 +8,19 @@ be written (a full disk) the line goes on: events are sent marked by a state eve
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
 from inspector.channel import Channel
 from inspector.errors import JournalError, SinkError
 from inspector.events import Defect, Event, Gap, Heartbeat, State
-from inspector.journal import Journal
+from inspector.journal import Journal, Telegram
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics, Undelivered
 from inspector.records import Draft, Graded
@@ -34,6 +35,20 @@ COMMIT_ITEMS = 64
 COUNT_ITEMS = 32
 """The metrics of clean frames are booked every so many graded batches, with each event and each heartbeat."""
 RETRY_S = 1.0
+PIECE_S = 0.1
+"""While the journal forgets a coil, a piece of it goes so often."""
+TOGETHER = 100
+"""Events that go to a sink in one call at most, where so many wait."""
+TEND_S = 0.1
+"""How often a sink looks after its receivers, events or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What the journal may hold; None: no bound."""
+
+    keep_bytes: int | None
+    keep_ns: int | None
 
 
 class Publish:
@@ -50,6 +65,8 @@ class Publish:
         metrics: Metrics,
         must_journal: bool,
         clock: Callable[[], float] = time.monotonic,
+        retention: Retention = Retention(None, None),
+        waiting: Callable[[int], Sequence[Graded]] = lambda most: (),
     ) -> None:
         self._line = line
         self._journal = journal
@@ -60,17 +77,29 @@ class Publish:
         self._metrics = metrics
         self._must_journal = must_journal
         self._clock = clock
+        self._waiting = waiting
         self._states: deque[Draft] = deque(maxlen=1000)
         self._beat_at = self._clock()
         self._commit_at = self._clock()
+        self._retire_at = math.inf
         self._dirty = 0
         self._uncounted: list[tuple[Graded, int]] = []
         self._healthy = True
         self._given_up = 0
         self._undelivered: dict[str, int] = dict.fromkeys(outboxes, 0)
+        self._telegrams: deque[tuple[Telegram, threading.Event]] = deque(maxlen=1000)
+        self._untold: list[threading.Event] = []
+        self._retention = retention
+        self.history: str | None = None
+        """Address of the history socket, for the heartbeats."""
         self.tally = Tally()
         self.down: dict[str, str] = {}
         """Parts whose last state was `down`, and why."""
+
+    @property
+    def undelivered(self) -> dict[str, int]:
+        """Sink -> events that it did not take."""
+        return dict(self._undelivered)
 
     @property
     def healthy(self) -> bool:
@@ -87,6 +116,12 @@ class Publish:
             Draft(f"state/v1/{self._line}/", time.time_ns(), State(part=part, state=state, detail=detail))
         )
 
+    def tell(self, telegram: Telegram) -> threading.Event:
+        """Keep a telegram; what is returned is set when it is durable. From any thread."""
+        durable = threading.Event()
+        self._telegrams.append((telegram, durable))
+        return durable
+
     def __enter__(self) -> Self:
         return self
 
@@ -97,23 +132,27 @@ class Publish:
             outbox.close()
 
     def wait_s(self) -> float:
-        due = min(self._beat_at, self._commit_at) if self._dirty else self._beat_at
+        due = min(self._beat_at, self._retire_at, self._commit_at if self._dirty else math.inf)
         return max(0.0, due - self._clock())
 
     def work(self, item: Graded | None) -> Iterator[None]:
         """Journals and sends; gives nothing on."""
         states = [self._states.popleft() for _ in range(len(self._states))]
-        gathered = ([item] if item is not None else []) + ([Graded(drafts=states)] if states else [])
+        items = [item, *self._waiting(max(0, COMMIT_ITEMS - self._dirty - 1))] if item is not None else []
+        gathered = items + ([Graded(drafts=states)] if states else [])
         events = self._journal.append(gathered) if gathered else []
         self._count_given_up()
         self._dirty += len(gathered)
-        if events or self._dirty >= COMMIT_ITEMS or (self._dirty and self._clock() >= self._commit_at):
+        told = self._take_telegrams()
+        if events or told or self._dirty >= COMMIT_ITEMS or (self._dirty and self._clock() >= self._commit_at):
             self._commit()
         self._send(events)
-        if item is not None:
-            self._count(item)
+        for each in items:
+            self._count(each)
         if self._clock() >= self._beat_at:
             self._heartbeat()
+        elif self._clock() >= self._retire_at:
+            self._retire()
         yield from ()
 
     def finish(self) -> Iterator[None]:
@@ -124,6 +163,13 @@ class Publish:
         if self._states:  # such as that the journal can be written again
             yield from self.work(None)
         self._heartbeat()
+
+    def _take_telegrams(self) -> bool:
+        for _ in range(len(self._telegrams)):
+            telegram, durable = self._telegrams.popleft()
+            self._journal.tell(telegram)
+            self._untold.append(durable)
+        return bool(self._untold)
 
     def _commit(self) -> None:
         if not self._healthy and self._clock() < self._commit_at:
@@ -143,6 +189,9 @@ class Publish:
         self._metrics.journal_commit.observe(time.perf_counter() - start)
         self._dirty = 0
         self._commit_at = self._clock() + COMMIT_S
+        for durable in self._untold:
+            durable.set()
+        self._untold.clear()
         self._turn(True, "")
 
     def _turn(self, healthy: bool, detail: str) -> None:
@@ -155,11 +204,34 @@ class Publish:
             log.error("journal: %s; the line goes on, events wait in memory", detail)
         self.say("journal", "ok" if healthy else "degraded", detail)
 
+    def _retire(self) -> None:
+        """Make room, a piece at a time: what is no longer kept is told, and so is a journal that finds no more room."""
+        self._retire_at = math.inf  # the next heartbeat asks again
+        if not self._healthy:
+            return
+        try:
+            gone = self._journal.retire(time.time_ns(), self._retention.keep_bytes, self._retention.keep_ns)
+        except JournalError as error:
+            log.error("journal: old coils cannot be deleted: %s", error)
+            return
+        if gone is None:
+            return
+        if gone.events:
+            self._retire_at = self._clock() + PIECE_S
+        self._metrics.journal_retired.inc(gone.events)
+        if gone.coils:
+            names = ", ".join(gone.coils)
+            log.info("journal: no longer keeps coil %s", names)
+            self.say("retention", "retired", f"coil {names} is no longer kept")
+        if gone.over:
+            log.error("journal: it holds more than keep_gb, and no closed coil is left to delete")
+            self.say("retention", "over", "it holds more than keep_gb, and no closed coil is left to delete")
+
     def _send(self, events: Sequence[Event]) -> None:
-        for event in events:
-            for outbox in self._outboxes.values():
-                while not outbox.put(event, RETRY_S):
-                    pass
+        for outbox in self._outboxes.values():
+            sent = 0
+            while sent < len(events):
+                sent += outbox.put_all(events[sent:], RETRY_S)
 
     def sent(self, sink: str, sent: int, refused: int, reason: str) -> None:
         """What a sink made of events; from the sinks' threads."""
@@ -176,11 +248,13 @@ class Publish:
             self._metrics.journal_unjournalled.inc(given_up)
 
     def _count(self, item: Graded) -> None:
+        found: dict[tuple[str, ...], int] = {}
         for draft in item.drafts:
-            if isinstance(draft.data, Defect):
-                self._metrics.defects.labels(draft.data.defect_class.name, draft.data.severity).inc()
-            elif isinstance(draft.data, Gap):
-                self._metrics.gaps.labels(draft.data.reason).inc()
+            if isinstance(draft.data, Defect | Gap):
+                labels = _labels(draft.data)
+                found[labels] = found.get(labels, 0) + 1
+        for labels, count in found.items():
+            (self._metrics.gaps if len(labels) == 1 else self._metrics.defects).labels(*labels).inc(count)
         self._uncounted.append((replace(item, drafts=[]), time.time_ns()))
         if item.drafts or len(self._uncounted) >= COUNT_ITEMS:
             self._count_frames()
@@ -203,16 +277,25 @@ class Publish:
         self._beat_at = self._clock() + self._heartbeat_s
         self._count_frames()
         state, coil = self._status()
+        books = self._ledger.totals()
+        self._commit()  # what a heartbeat says of the books, a kill -9 cannot unsay
+        self._retire()
         data = Heartbeat(
             state=state,
             coil=coil,
-            high_water=self._journal.high_water(),
-            cameras=self._ledger.totals(),
-            undelivered=dict(self._undelivered),
+            high_water={t: n for t, n in self._journal.high_water().items() if not t.startswith("heartbeat/")},
+            cameras=books,
+            undelivered=self.undelivered,
+            journal=self._journal.mark(),
+            history=self.history,
         )
-        self._commit()  # what a heartbeat says of the books, a kill -9 cannot unsay
         beat = self._journal.identify(Draft(f"heartbeat/v1/{self._line}/", time.time_ns(), data))
         self._send([beat])
+
+
+def _labels(data: Defect | Gap) -> tuple[str, ...]:
+    """Of the counter of defects or of gaps."""
+    return (data.reason,) if isinstance(data, Gap) else (data.defect_class.name, data.severity)
 
 
 class Deliver:
@@ -226,6 +309,7 @@ class Deliver:
         on_sent: Callable[[int, int, str], None],
         clock: Callable[[], float] = time.monotonic,
         on_state: Callable[[str, str, str], None] = lambda part, state, detail: None,
+        waiting: Callable[[int], Sequence[Event]] = lambda most: (),
     ) -> None:
         self._name = name
         self._sink = sink
@@ -233,9 +317,11 @@ class Deliver:
         self._on_sent = on_sent
         self._clock = clock
         self._on_state = on_state
+        self._waiting = waiting
         self._up = True
         self._entered = False
         self._enter_at = 0.0
+        self._tend_at = 0.0
 
     def __enter__(self) -> Self:
         self._enter()
@@ -247,36 +333,50 @@ class Deliver:
         self._exit()
 
     def wait_s(self) -> float:
-        return RETRY_S
+        return max(0.0, self._tend_at - self._clock())
 
     def work(self, item: Event | None) -> Iterator[None]:
         if item is not None:
-            self._deliver(item)
+            self._deliver([item, *self._waiting(TOGETHER - 1)])
+        if self._clock() >= self._tend_at:
+            self._tend()
         yield from ()
 
     def finish(self) -> Iterator[None]:
         yield from ()
 
-    def _deliver(self, event: Event) -> None:
-        """(sent, refused, reason) go to `on_sent`."""
+    def _deliver(self, events: Sequence[Event]) -> None:
+        """(sent, refused, reason) go to `on_sent`; of events that broke a sink together, all count as not sent."""
         if not self._entered and self._clock() >= self._enter_at:
             self._enter()
         if not self._entered:
-            self._on_sent(0, 1, "down")
+            self._on_sent(0, len(events), "down")
             return
         try:
-            refused = self._sink.send([event])
+            refused = self._sink.send(events)
         except SinkError as error:
-            if self._must_deliver:
-                raise
-            self._say(False, str(error))
-            self._exit()
-            self._on_sent(0, 1, "down")
+            self._fail(error)
+            self._on_sent(0, len(events), "down")
             return
         if refused and self._must_deliver:
             raise SinkError(f"sink {self._name} refused an event")
         self._say(True, "")
-        self._on_sent(1 - refused, refused, "refused")
+        self._on_sent(len(events) - refused, refused, "refused")
+
+    def _tend(self) -> None:
+        self._tend_at = self._clock() + TEND_S
+        if not self._entered:
+            return
+        try:
+            self._sink.tend()
+        except SinkError as error:
+            self._fail(error)
+
+    def _fail(self, error: SinkError) -> None:
+        if self._must_deliver:
+            raise error
+        self._say(False, str(error))
+        self._exit()
 
     def _say(self, up: bool, detail: str) -> None:
         """One line and one event a change; up only when it takes events, or their own events would keep it going."""
@@ -309,7 +409,8 @@ class Deliver:
 class Serve:
     """A server as a source: the monitor runs in a worker like everything else."""
 
-    def __init__(self, serve: Callable[[threading.Event], None], stop: threading.Event) -> None:
+    def __init__(self, name: str, serve: Callable[[threading.Event], None], stop: threading.Event) -> None:
+        self._name = name
         self._serve = serve
         self._stop = stop
 
@@ -328,6 +429,6 @@ class Serve:
         try:
             self._serve(self._stop)
         except Exception:
-            log.exception("the monitor failed; the line goes on without it")
+            log.exception("the %s failed; the line goes on without it", self._name)
             raise
         yield from ()

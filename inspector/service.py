@@ -113,10 +113,14 @@ def _trace(error: BaseException) -> BaseException | None:
 
 
 def _announce(line: Line) -> None:
+    """What an engineer looks for first in the log."""
     pack = line.pack.manifest
     log.info("line %s: pack %s %s on %s", line.config.line.name, pack.name, pack.version, line.runtime.name)
     if line.monitor is not None:
         log.info("monitor on http://%s:%d", line.config.monitor.host if line.config.monitor else "", line.monitor.port)
+    for name, server in (("history", line.history), ("control", line.control)):
+        if server is not None:
+            log.info("%s on %s", name, server.endpoint)
 
 
 @contextmanager

@@ -86,8 +86,14 @@ class GradingStage(Idle):
     def __init__(self, grading: Grading, failed: Callable[[], bool]) -> None:
         self._grading = grading
         self._failed = failed
+        self._stand_at: int | None = None
         self._next = 0
         self._early: dict[int, Verdicts] = {}
+
+    def stand(self, encoder_count: int) -> None:
+        """The strip stands, and cameras have delivered it up to this count. From any thread; it counts when that has
+        been graded, or nothing more comes."""
+        self._stand_at = encoder_count
 
     def work(self, verdicts: Verdicts | None) -> Iterator[Graded]:
         if verdicts is not None:
@@ -97,6 +103,13 @@ class GradingStage(Idle):
             self._next += 1
             if graded:
                 yield graded
+        if self._stand_at is not None and self._has_come(self._stand_at, idle=verdicts is None):
+            self._stand_at = None
+            yield self._grading.stand()
+
+    def _has_come(self, encoder_count: int, idle: bool) -> bool:
+        graded = self._grading.graded_count
+        return (idle and not self._early) or (graded is not None and graded >= encoder_count)
 
     def finish(self) -> Iterator[Graded]:
         """The end of the strip. After a failure the rest stays in flight: the journal books it as aborted."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,15 @@ from tests.line.daemon import Daemon, write
 from tests.packs import make_pack
 
 Start = Callable[..., Daemon]
+
+
+@pytest.fixture(autouse=True)
+def _level_of_the_log() -> Iterator[None]:
+    """A command that quiets the log does so for its process: not for the tests that follow."""
+    log = logging.getLogger("inspector")
+    before = log.level
+    yield
+    log.setLevel(before)
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,8 @@ class _Book:
     lost: int | None = None
     stale: bool = False
     """Frames were settled since the line last told its counts, as when a failure closes the journal."""
+    changed: bool = True
+    """The row in the file is another."""
     highest: int = -1
     """The highest settled frame; `end_count` lies behind it."""
     end_count: int | None = None
@@ -43,10 +45,10 @@ class Fates:
     def __init__(self, cameras: list[str], next_row: int) -> None:
         self._next_row = next_row
         self._books = {camera: _Book() for camera in cameras}
-        self._books_changed = True
         self._tails: dict[str, _Fate] = {}
         self._waiting: list[_Fate] = []
         self._tallies: dict[tuple[str, str], tuple[int, int]] = {}
+        self._tallies_changed: set[tuple[str, str]] = set()
 
     def settle(self, settled: Settled) -> None:
         """Book the fate of a range; it becomes one row with the one before it when nothing lies between them."""
@@ -57,7 +59,7 @@ class Fates:
             self._begin(settled)
         self._add(settled)
         book = self._books.setdefault(settled.camera, _Book())
-        book.stale = True
+        book.stale = book.changed = True
         if settled.last > book.highest:
             book.highest, book.end_count = settled.last, settled.end_count
 
@@ -79,19 +81,19 @@ class Fates:
         frames, checksum = self._tallies.get(key, (0, 0))
         checksum = (checksum + ranges.checksum(settled.first, settled.last)) % ranges.MODULUS
         self._tallies[key] = (frames + settled.last - settled.first + 1, checksum)
+        self._tallies_changed.add(key)
 
     def count(self, camera: str, issued: int, lost: int | None) -> None:
         """What the line has counted of a camera so far."""
         book = self._books.setdefault(camera, _Book())
         book.stale = False
         if (book.issued, book.lost) != (issued, lost):
-            book.issued, book.lost = issued, lost
-            self._books_changed = True
+            book.issued, book.lost, book.changed = issued, lost, True
 
     @property
     def changed(self) -> bool:
         """There is something that the file does not hold."""
-        return bool(self._waiting) or self._books_changed
+        return bool(self._waiting) or any(book.changed for book in self._books.values())
 
     def write(self, db: sqlite3.Connection, epoch: int) -> int:
         """Write what changed; returns how many frames all cameras have issued.
@@ -108,14 +110,18 @@ class Fates:
         )
         db.executemany(
             "REPLACE INTO tally VALUES (?, ?, ?, ?, ?)",
-            [(epoch, camera, reason, *totals) for (camera, reason), totals in self._tallies.items()],
+            [(epoch, *key, *self._tallies[key]) for key in self._tallies_changed],
         )
         for book in self._books.values():
             if book.stale:
                 book.issued, book.lost = max(book.issued, book.highest + 1), None
         db.executemany(
             "REPLACE INTO book VALUES (?, ?, ?, ?, 0, ?)",
-            [(epoch, camera, book.issued, book.lost, book.end_count) for camera, book in self._books.items()],
+            [
+                (epoch, camera, book.issued, book.lost, book.end_count)
+                for camera, book in self._books.items()
+                if book.changed
+            ],
         )
         return sum(book.issued for book in self._books.values())
 
@@ -124,4 +130,6 @@ class Fates:
         for fate in self._waiting:
             fate.durable = True
         self._waiting.clear()
-        self._books_changed = False
+        self._tallies_changed.clear()
+        for book in self._books.values():
+            book.changed = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import threading
 import time
 from functools import lru_cache
@@ -53,8 +54,15 @@ class Identities:
 
 def rfc3339(time_ns: int) -> str:
     """Nanoseconds since the Unix epoch as RFC 3339 in UTC, e.g. 2026-01-31T23:59:59.000000001Z."""
-    seconds, nanoseconds = divmod(time_ns, 1_000_000_000)
-    return f"{_to_the_second(seconds)}.{nanoseconds:09d}Z"
+    seconds = time_ns // 1_000_000_000
+    return f"{_to_the_second(seconds)}.{time_ns - seconds * 1_000_000_000:09d}Z"
+
+
+def nanoseconds(text: str) -> int:
+    """The inverse of `rfc3339`. Raises ValueError for any other text."""
+    if len(text) != 30 or text[19] != "." or text[29] != "Z":
+        raise ValueError(f"{text!r} is no time such as 2026-01-31T23:59:59.000000001Z")
+    return calendar.timegm(time.strptime(text[:19], "%Y-%m-%dT%H:%M:%S")) * 1_000_000_000 + int(text[20:29])
 
 
 @lru_cache(maxsize=16)

@@ -16,7 +16,8 @@ from pathlib import Path
 from inspector.events import Reason
 from inspector.journal import ranges
 from inspector.journal.reader import Run, runs_in
-from inspector.journal.store import RunState, damaged, reading, rows
+from inspector.journal.spans import read_spans
+from inspector.journal.store import RunState, damaged, format_of, read_mark, reading, rows
 
 LISTED = 5
 """Ranges named in one problem; the others are counted."""
@@ -45,6 +46,9 @@ class Audit:
     books: list[Books]
     """By run and camera."""
     events: int
+    """Those that the journal holds."""
+    retired: int = 0
+    """Those that it held and that retention has deleted."""
     problems: list[str] = field(default_factory=list)
     """Each a difference between two records; empty: the books balance."""
 
@@ -94,6 +98,8 @@ def audit(path: Path | str) -> Audit:
             own = {camera: account for (epoch, camera), account in accounts.items() if epoch == run.epoch}
             _check_run(run, own, found)
         _check_events(db, path, runs, found)
+        if format_of(db) > 1:
+            _check_retired(db, path, found)
     return found
 
 
@@ -216,17 +222,25 @@ def _named(found: list[ranges.Range]) -> str:
 
 
 def _check_events(db: sqlite3.Connection, path: Path, runs: list[Run], found: Audit) -> None:
-    """Events are numbered without holes in each topic, but for those that were given up and counted."""
+    """Events are numbered without holes in each topic, but for those that were given up and counted, and the first ones
+    where they were deleted, and counted."""
+    retired = "topic.retired" if format_of(db) > 1 else "0"
     query = (
-        "SELECT topic.epoch, topic.topic, topic.high_water, count(event.id), coalesce(min(event.sequence), 1), "
-        "coalesce(max(event.sequence), 0) FROM topic LEFT JOIN event ON event.topic = topic.id GROUP BY topic.id"
+        f"SELECT topic.epoch, topic.topic, topic.high_water, {retired}, count(event.id), "
+        "coalesce(min(event.sequence), topic.high_water + 1), coalesce(max(event.sequence), 0) "
+        "FROM topic LEFT JOIN event ON event.topic = topic.id GROUP BY topic.id"
     )
     absent: dict[int, int] = defaultdict(int)
-    for epoch, topic, high, count, lowest, highest in rows(db, tuple[int, str, int, int, int, int], path, query):
+    for epoch, topic, high, gone, count, lowest, highest in rows(
+        db, tuple[int, str, int, int, int, int, int], path, query
+    ):
         found.events += count
-        absent[epoch] += high - count
+        found.retired += gone
+        absent[epoch] += high - count - gone
         if highest > high or lowest < 1:
             found.problems.append(f"run {epoch}: {topic}: events {lowest}-{highest}, but the last one given is {high}")
+        if not 0 <= gone < lowest:
+            found.problems.append(f"run {epoch}: {topic}: {gone} events were deleted before event {lowest}")
     for run in runs:
         if absent[run.epoch] != run.unjournalled:
             found.problems.append(
@@ -235,6 +249,18 @@ def _check_events(db: sqlite3.Connection, path: Path, runs: list[Run], found: Au
     strays = rows(db, tuple[int], path, "SELECT count(*) FROM event WHERE topic NOT IN (SELECT id FROM topic)")[0][0]
     if strays:
         found.problems.append(f"{strays} events belong to no topic")
+
+
+def _check_retired(db: sqlite3.Connection, path: Path, found: Audit) -> None:
+    """Exactly what the journal says is gone is gone, and none of it belonged to a coil that is on the line."""
+    retired = read_mark(db, path).retired
+    if left := rows(db, tuple[int], path, "SELECT count(*) FROM event WHERE id <= ?", (retired,))[0][0]:
+        found.problems.append(f"{left} events are left of those up to {retired}, which were deleted")
+    if retired == 0 and found.retired:
+        found.problems.append(f"{found.retired} events were deleted, but the journal says that none were")
+    for span in read_spans(db, path):
+        if span.last is None and span.first <= retired:
+            found.problems.append(f"coil {span.name} has not ended, but events of it were deleted")
 
 
 # ---------------------------------------------------------------- for people
@@ -248,7 +274,8 @@ def format_audit(found: Audit) -> str:
     lines = ["  ".join(_cell(row, column, widths) for column in range(len(head))).rstrip() for row in table]
     lost = sum(run.unjournalled for run in found.runs)
     given_up = f", {lost:,} events given up while the disk was full" if lost else ""
-    counts = f"{found.path}: {_count(len(found.runs), 'run')}, {_count(found.events, 'event')}{given_up}"
+    retired = f", {found.retired:,} of retired coils deleted" if found.retired else ""
+    counts = f"{found.path}: {_count(len(found.runs), 'run')}, {_count(found.events, 'event')}{retired}{given_up}"
     return "\n".join([counts, "", *lines, "", *_verdict(found)])
 
 

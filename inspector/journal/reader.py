@@ -91,6 +91,14 @@ def read_events(
             raise damaged(path, error) from None
 
 
+def read_bodies(
+    path: Path | str, *, kinds: Iterable[str] | None = None, epochs: Iterable[int] | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """(cursor, envelope as it was published, byte for byte) of events, not decoded; arguments as `read_events`."""
+    for cursor, _, body in _pages(Path(path), "event.body", "", kinds, epochs):
+        yield cursor, body.encode() if isinstance(body, str) else bytes(body)
+
+
 def read_thumbnails(
     path: Path | str, *, kinds: Iterable[str] | None = None, epochs: Iterable[int] | None = None
 ) -> Iterator[tuple[str, bytes]]:

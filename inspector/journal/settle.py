@@ -1,8 +1,9 @@
-"""What happens to frames that nobody settled: at the end of a run, and at the start after a kill -9."""
+"""What happens to frames that nobody settled and events that nobody wrote: at the end of a run, or after a kill -9."""
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,25 @@ def _settle_camera(
     )
     db.execute("UPDATE book SET rest = ? WHERE epoch = ? AND camera = ?", (frames, epoch, camera))
     return frames
+
+
+def settle_unwritten(db: sqlite3.Connection, path: Path, epoch: int, last: Mapping[str, int]) -> int:
+    """Book events that were sent and never written as given up; returns how many there were.
+
+    Args:
+        last: topic -> last sequence known to have been given; the journal may well hold it.
+    """
+    query = "SELECT topic, high_water FROM topic WHERE epoch = ?"
+    known = dict(rows(db, tuple[str, int], path, query, (epoch,)))
+    above = {topic: sequence for topic, sequence in last.items() if sequence > known.get(topic, 0)}
+    db.executemany(
+        "INSERT INTO topic (epoch, topic, high_water) VALUES (?, ?, ?) "
+        "ON CONFLICT (epoch, topic) DO UPDATE SET high_water = excluded.high_water",
+        [(epoch, topic, sequence) for topic, sequence in above.items()],
+    )
+    given_up = sum(sequence - known.get(topic, 0) for topic, sequence in above.items())
+    db.execute("UPDATE run SET unjournalled = unjournalled + ? WHERE epoch = ?", (given_up, epoch))
+    return given_up
 
 
 def resumed(db: sqlite3.Connection, path: Path, camera: str) -> Resumed | None:

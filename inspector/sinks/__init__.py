@@ -26,3 +26,11 @@ class Sink(Protocol):
         Raises:
             SinkError: the sink is broken; none of what follows will be taken until it is entered again.
         """
+
+    def tend(self) -> None:
+        """Look after receivers: let new ones in, cut off those who may not be. Called every 0.1 s at least, between
+        events; must not wait.
+
+        Raises:
+            SinkError: the sink is broken, as with `send`.
+        """

@@ -23,7 +23,7 @@ from typing import Literal, Self
 import msgspec
 
 from inspector.errors import ConfigError, SinkError
-from inspector.events import Event, as_json
+from inspector.events import Event
 
 Kind = Literal["defect", "gap", "coil", "state", "heartbeat"]
 
@@ -76,8 +76,11 @@ class Jsonl:
         """
         if self._file < 0:
             raise SinkError(f"{self._path}: this sink is not open; use it inside `with`")
-        lines = [as_json(event) + b"\n" for event in events if event.data.__struct_config__.tag in self._kinds]
+        lines = [event.body + b"\n" for event in events if event.data.__struct_config__.tag in self._kinds]
         return self._append(lines) if lines else 0
+
+    def tend(self) -> None:
+        """Nothing: a file needs no care."""
 
     def _prepare(self) -> None:
         status = os.fstat(self._file)

@@ -18,49 +18,61 @@ LONGEST_IPC = 107
 """Bytes in the path of a unix socket (sun_path without its end)."""
 
 
-def bindable(address: str) -> str:
+def bindable(address: str, secured: bool, where: str = "address") -> str:
     """The address as libzmq wants it (it knows no host names when it binds).
 
+    Args:
+        address: tcp://HOST:PORT or ipc:///PATH; `*` as the port is any free one, as the host every interface.
+        secured: only clients with a key are let in (CURVE), so that it may be open to the network.
+        where: the setting, which begins every message, such as `history.address`.
+
     Raises:
-        ConfigError: it is malformed, or open to the network: everybody could listen, as there is no CURVE yet.
+        ConfigError: it is malformed, or open to the network although everybody could come in.
     """
     if re.fullmatch(r"ipc://.+", address):
-        return _ipc(address)
-    found = re.fullmatch(r"tcp://(?P<host>\[[^\]]+\]|[^:\]]+):(?P<port>\d{1,5}|\*)", address)
+        return _ipc(address, where)
+    found = re.fullmatch(r"tcp://(?P<host>\[[^\]]+\]|[^:\]]+):(?P<port>[0-9]{1,5}|\*)", address)
     if not found:
-        raise ConfigError(f"zeromq: address {address!r} is neither tcp://HOST:PORT nor ipc:///PATH")
+        raise ConfigError(f"{where} {address!r} is neither tcp://HOST:PORT nor ipc:///PATH")
     host, port = found["host"], found["port"]
     if port != "*" and not 0 < int(port) < 65536:
-        raise ConfigError(f"zeromq: address {address!r}: the port must be 1..65535, or * for any free one")
+        raise ConfigError(f"{where} {address!r}: the port must be 1..65535, or * for any free one")
     host = "127.0.0.1" if host == "localhost" else host
-    if not _is_loopback(host.strip("[]")):
+    number = _number(host)
+    if number is None:
         raise ConfigError(
-            f"zeromq: address {address!r} is open to the network, where anybody could read along. Bind to "
-            f"tcp://127.0.0.1:{port} or ipc:///run/inspector/events; for other hosts use a tunnel, e.g. ssh -L"
+            f"{where} {address!r}: {host} is a name, and where it leads may change. Write an IP address of this "
+            "machine, such as 127.0.0.1, or * for all of them"
+        )
+    if not (secured or number.is_loopback):
+        raise ConfigError(
+            f"{where} {address!r} is open to the network, where anybody could connect, so it needs CURVE: make keys "
+            f"with `inspector keys make DIR`, set `keys: DIR` beside the address, and let each client in with "
+            f"`inspector keys add DIR NAME`. Or bind to this machine only: tcp://127.0.0.1:{port}"
         )
     return f"tcp://{host}:{port}"
 
 
-def require_free(address: str) -> None:
+def require_free(address: str, where: str = "address") -> None:
     """Take a `bindable` address and let it go again.
 
     Raises:
         ConfigError: another process holds it, or it cannot be had here.
     """
     if address.startswith("ipc://"):
-        require_unowned(address)
+        require_unowned(address, where)
     elif not address.endswith(":*"):
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
         with closing(socket.socket(family, socket.SOCK_STREAM)) as trial:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                trial.bind((host.strip("[]"), int(port)))
+                trial.bind(("" if host == "*" else host.strip("[]"), int(port)))
             except OSError as error:
-                raise ConfigError(refusal(address, error.errno)) from None
+                raise ConfigError(refusal(address, error.errno, where)) from None
 
 
-def require_unowned(address: str) -> None:
+def require_unowned(address: str, where: str = "address") -> None:
     """libzmq deletes whatever lies at an ipc path before it binds, also the socket of a running daemon: look first.
 
     Raises:
@@ -68,44 +80,47 @@ def require_unowned(address: str) -> None:
     """
     name = address.removeprefix("ipc://")
     path = Path(name)
-    if not address.startswith("ipc://") or name == "*":
+    if not address.startswith("ipc://"):
         return
-    if not name.startswith("@") and path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
-        raise ConfigError(f"zeromq: address {address!r}: {path} exists and is no socket; name another path")
+    if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
+        raise ConfigError(f"{where} {address!r}: {path} exists and is no socket; name another path")
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
         try:
-            trial.connect("\0" + name[1:] if name.startswith("@") else name)
+            trial.connect(name)
         except OSError:
             return  # nobody there; a file that a killed daemon left behind may be replaced
-    raise ConfigError(refusal(address, errno.EADDRINUSE))
+    raise ConfigError(refusal(address, errno.EADDRINUSE, where))
 
 
-def refusal(address: str, code: int | None) -> str:
+def refusal(address: str, code: int | None, where: str = "address") -> str:
     """Why the address could not be had, and what to do."""
     if code != errno.EADDRINUSE:
         reason = zmq.strerror(code or 0)
-        return (
-            f"zeromq: address {address!r} cannot be bound: {reason}. Name an address of this machine that you may use"
-        )
+        return f"{where} {address!r} cannot be bound: {reason}. Name an address of this machine that you may use"
     if address.startswith("ipc://"):
         who = f"ss -lxp | grep {address.removeprefix('ipc://')}"
     else:
         who = f"ss -ltnp 'sport = :{address.rpartition(':')[2]}'"
-    return f"zeromq: address {address!r} is in use. See who holds it: {who}; stop that, or name another address"
+    return f"{where} {address!r} is in use. See who holds it: {who}; stop that, or name another address"
 
 
-def _ipc(address: str) -> str:
+def _ipc(address: str, where: str) -> str:
     name = address.removeprefix("ipc://")
+    if not name.startswith("/"):
+        raise ConfigError(f"{where} {address!r}: name a whole path, such as ipc:///run/inspector/events")
     if len(name.encode()) > LONGEST_IPC:
-        raise ConfigError(f"zeromq: address {address!r}: the path is longer than {LONGEST_IPC} bytes; shorten it")
+        raise ConfigError(f"{where} {address!r}: the path is longer than {LONGEST_IPC} bytes; shorten it")
     folder = Path(name).parent
-    if name[0] not in "@*" and not folder.is_dir():
-        raise ConfigError(f"zeromq: address {address!r}: there is no folder {folder}. Create it: mkdir -p {folder}")
+    if not folder.is_dir():
+        raise ConfigError(f"{where} {address!r}: there is no folder {folder}. Create it: mkdir -p {folder}")
     return address
 
 
-def _is_loopback(host: str) -> bool:
+def _number(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """None for a name or an interface: where those lead may change."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        if host.startswith("["):
+            return ipaddress.IPv6Address(host.strip("[]"))
+        return ipaddress.ip_address("0.0.0.0" if host == "*" else host)
     except ValueError:
-        return False  # a name, an interface or *: where it leads may change
+        return None

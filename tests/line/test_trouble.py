@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from inspector.events import Defect, Event, Gap, Heartbeat, Reason, State
-from inspector.journal import Books, RunState
+from inspector.journal import Books, Pages, RunState
 from inspector.metrics import LOST_AT
 from tests.conftest import Start
 from tests.line.daemon import Daemon, journalled, proven, subscribed, written
@@ -304,16 +304,19 @@ def test_an_end_while_the_journal_has_no_room(start: Start, pack: Path, tmp_path
         ears.until(lambda event: isinstance(event.data, Defect), daemon, "a defect")
         limit(daemon, path.with_name("j.db-wal").stat().st_size + 20_000)
         ears.until(lambda event: said(event, "journal", "degraded"), daemon, "word of it")
+        ears.until(lambda event: isinstance(event.data, Defect), daemon, "a defect that is not written")
         if end == "kill":
             daemon.kill()
         else:
             assert daemon.stop() == 1
             assert "the run is not closed" in daemon.stderr
             assert "Traceback" not in daemon.stderr
+        ears.rest()
     assert proven(path).runs[-1].state is RunState.KILLED
     further = filmed(first_encoder_count=100_000)  # the strip ran on meanwhile
     daemon = start(setup | {"cameras": [further]}).ready()
     assert daemon.stop() == 0
+    the_journal_knows_that_they_were(path, ears.events)
     first, second = proven(path).books
     assert first.in_flight == 0
     assert first.issued == first.inspected + sum(first.lost.values())
@@ -321,6 +324,16 @@ def test_an_end_while_the_journal_has_no_room(start: Start, pack: Path, tmp_path
     gap = gaps_of(path)[0]
     assert (gap.reason, gap.frames) == (Reason.CRASH, first.lost.get(Reason.CRASH, 0))
     assert gap.along_mm.end > gap.along_mm.start
+
+
+def the_journal_knows_that_they_were(path: Path, heard: list[Event]) -> None:
+    with Pages(path) as pages:
+        marks = {(epoch, topic): last for epoch, topic, last in pages.marks([])}
+    stored = {event.id for event in journalled(path)}
+    gone = [event for event in heard if event.id not in stored and not isinstance(event.data, Heartbeat)]
+    assert gone
+    assert all(event.sequence <= marks[event.epoch, event.subject] for event in gone)
+    assert proven(path).runs[0].unjournalled >= len(gone)
 
 
 def test_a_recording_ends_rather_than_go_on_without_a_journal(start: Start, pack: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -109,6 +110,24 @@ class Model(RuleBasedStateMachine):
         self.items.append(self.put)
         self.put += 1
 
+    @precondition(lambda self: not self.abandoned)
+    @rule(count=st.integers(0, 6))
+    def puts_many(self, count: int) -> None:
+        """Like so many puts, one after the other, up to the first for which there is no room."""
+        items = list(range(self.put, self.put + count))
+        fit = count if self.when_full is WhenFull.DROP_OLDEST else min(count, self.capacity - len(self.items))
+        assert self.channel.put_all(items, 0.0) == fit
+        self.items += items[:fit]
+        self.put += fit
+        while len(self.items) > self.capacity:
+            self.dropped.append(self.items.popleft())
+
+    @rule(most=st.integers(0, 5))
+    def takes(self, most: int) -> None:
+        expected = [self.items.popleft() for _ in range(min(most, len(self.items)))]
+        assert self.channel.take(most) == expected
+        self.taken += len(expected)
+
     @rule()
     def gets(self) -> None:
         if self.items:
@@ -187,6 +206,29 @@ def test_a_drop_that_fails_is_the_writers_error_and_the_books_still_balance() ->
 
 
 # ---------------------------------------------------------------- real threads
+
+
+@pytest.mark.parametrize(("capacity", "readers"), [(1, 1), (3, 2), (1000, 3)])
+@pytest.mark.usefixtures("restless")
+def test_many_at_once_reach_readers_that_wait_and_writers_that_wait_reach_room(capacity: int, readers: int) -> None:
+    channel: Channel[tuple[int, int]] = Channel(capacity, writers=2)
+    shares: list[list[tuple[int, int]]] = [[] for _ in range(readers)]
+
+    def write_many(writer: int) -> None:
+        for first in range(0, ITEMS, 40):
+            items = [(writer, number) for number in range(first, first + 40)]
+            assert channel.put_all(items, LONG_S) == len(items)
+        channel.close()
+
+    def read_many(share: list[tuple[int, int]]) -> None:
+        with suppress(ChannelClosed):
+            while (item := channel.get(LONG_S)) is not None:
+                share += [item, *channel.take(7)]
+
+    together(lambda: write_many(0), lambda: write_many(1), *(partial(read_many, share) for share in shares))
+    assert sorted(item for share in shares for item in share) == [(n, i) for n in range(2) for i in range(ITEMS)]
+    if readers == 1:
+        assert [number for who, number in shares[0] if who == 0] == list(range(ITEMS))
 
 
 @pytest.mark.parametrize(("writers", "readers", "capacity"), [(1, 1, 1), (3, 1, 2), (3, 3, 1), (1, 3, 5)])

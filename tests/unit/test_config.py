@@ -44,8 +44,10 @@ FULL: dict[str, Any] = {
         "join_frames": 4,
         "thumbnails": False,
     },
-    "journal": {"path": "journal.db", "synchronous": False},
+    "journal": {"path": "journal.db", "synchronous": False, "keep_gb": 5, "keep_days": 90},
     "sinks": [{"kind": "jsonl", "name": "file", "queue": 5, "options": {"path": "events.jsonl"}}, {"kind": "zeromq"}],
+    "history": {"address": "tcp://127.0.0.1:*", "keys": "keys", "events_per_s": 5000},
+    "control": {"address": "ipc:///tmp/control", "keys": "keys"},
     "monitor": {"host": "127.0.0.1", "port": 0},
 }
 """A file in which every section stands."""

@@ -11,10 +11,10 @@ import pytest
 
 from inspector import demo as module
 from inspector.__main__ import main
+from inspector.checking import check
 from inspector.demo import HEIGHT, SEEDS, WIDTH, _Place, configuration, demo
 from inspector.errors import ConfigError
 from inspector.events import Box, Defect, DefectClass, Mask, Position, Size
-from inspector.pipeline import check
 from inspector.steel import Blemish
 from tests.packs import make_pack
 

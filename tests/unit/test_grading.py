@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from inspector import pack, thumbnails
 from inspector.cascade import Cascade, regions
+from inspector.coils import CoilMap
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig, SeverityRule
-from inspector.events import CoilEvent, Defect, Gap, Reason, as_json
+from inspector.events import CoilEvent, Defect, Gap, Reason, State, as_json
 from inspector.grading import Grading, severity
 from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
@@ -26,7 +27,7 @@ from inspector.preprocess import Preprocess
 from inspector.records import Draft, Frame, Graded, Loss, Pixels, Roi
 from inspector.rle import decode
 from inspector.runtimes import onnx
-from inspector.strip import CoilMap, Geometry
+from inspector.strip import Geometry
 from tests.packs import BAND, make_pack, paint
 
 TILE = (32, 64)
@@ -93,8 +94,11 @@ class Rig:
         coils: CoilMap | None = None,
         resumed: Mapping[str, Resumed] | None = None,
         edges: EdgeConfig | None = None,
+        after: Mapping[int, Callable[[Grading], Graded | None]] | None = None,
     ) -> list[Graded]:
-        """What grading gives for the frames in batches of `sizes`; the last one is `finish()`."""
+        """What grading gives for the frames in batches of `sizes`; the last one is `finish()`.
+
+        `after`: what happens once so many batches were graded."""
         config = config or GradingConfig(merge_px=3)
         geometries = geometries or dict.fromkeys(sorted({frame.camera for frame in frames}), GEOMETRY)
         ledger = ledger or Ledger(list(geometries))
@@ -114,6 +118,8 @@ class Rig:
             batch = preprocess.flush()
             assert batch is not None
             found.append(grading.grade(cascade.judge(batch)))
+            happens = (after or {}).get(len(found))
+            found += [said] if happens and (said := happens(grading)) else []
         return [*found, grading.finish()]
 
 
@@ -144,6 +150,10 @@ def defects(found: Iterable[Graded]) -> list[Defect]:
 
 def gaps(found: Iterable[Graded]) -> list[Gap]:
     return [draft.data for draft in drafts(found) if isinstance(draft.data, Gap)]
+
+
+def states(found: Iterable[Graded]) -> list[State]:
+    return [draft.data for draft in drafts(found) if isinstance(draft.data, State)]
 
 
 def coil_events(found: Iterable[Graded]) -> list[tuple[str, str, int]]:
@@ -654,6 +664,101 @@ def test_a_coil_that_passed_in_a_hole_is_told(rig: Rig) -> None:
         ("C3", "start"),
         ("C3", "end"),
     ]
+
+
+def test_frames_that_were_graded_before_a_late_telegram_keep_their_coil(rig: Rig) -> None:
+    coils = CoilMap("C1")
+    strip = clean(96)
+    for row in (4, 52, 70):
+        paint(strip, 1, row, 10, 6, 8)
+    late = {2: lambda _: coils.start("C2", FIRST + 40) and None}
+    found = rig.run(rig.frames(strip, [32] * 3), coils=coils, sizes=repeat(1), after=late)
+    assert [(d.coil, d.position_mm.along) for d in defects(found)] == [("C1", 3.5), ("C1", 27.5), ("C2", 16.5)]
+    events = [draft.data for draft in drafts(found) if isinstance(draft.data, CoilEvent)]
+    assert [(e.coil, e.phase, e.encoder_count, e.known_from) for e in events] == [
+        ("C1", "start", FIRST, None),
+        ("C1", "end", FIRST + 40, FIRST + 64),
+        ("C2", "start", FIRST + 40, FIRST + 64),
+        ("C2", "end", FIRST + 96, None),
+    ]
+
+
+def test_the_coil_on_the_line_is_named_after_the_daemon_has_started(rig: Rig) -> None:
+    coils = CoilMap()
+    strip = clean(64)
+    paint(strip, 1, 40, 10, 6, 8)
+    found = rig.run(
+        rig.frames(strip, [32] * 2),
+        coils=coils,
+        sizes=repeat(1),
+        after={1: lambda _: coils.start("4711", FIRST - 1000) and None},
+    )
+    assert [(d.coil, d.position_mm.along) for d in defects(found)] == [("4711", 521.5)]
+    assert coil_events(found) == [
+        ("unknown", "start", FIRST),
+        ("unknown", "end", FIRST),
+        ("4711", "start", FIRST - 1000),
+        ("4711", "end", FIRST + 64),
+    ]
+
+
+def test_a_coil_that_was_named_wrongly_is_corrected(rig: Rig) -> None:
+    coils = CoilMap("C1")
+    coils.start("C2", FIRST + 32)
+    correct = {2: lambda _: coils.start("C2b", FIRST + 32) and None}
+    found = rig.run(rig.frames(clean(96), [32] * 3), coils=coils, sizes=repeat(1), after=correct)
+    assert [name for name, phase, _ in coil_events(found) if phase == "start"] == ["C1", "C2", "C2b"]
+
+
+def test_an_encoder_that_counts_anew_after_a_restart_is_told(rig: Rig) -> None:
+    coils = CoilMap("C1")
+    coils.start("C7", FIRST + 5000)
+    resumed = {"a": Resumed(epoch=1, frames=0, end_count=FIRST + 9000)}
+    found = rig.run(rig.frames(clean(32), [32]), coils=coils, resumed=resumed)
+    assert [(s.part, s.state) for s in states(found)] == [("encoder", "reset")]
+    assert [name for name, _, _ in coil_events(found)] == ["C1", "C1"]
+
+
+def test_an_encoder_that_counts_anew_in_the_middle_ends_the_coil(rig: Rig) -> None:
+    coils = CoilMap("C1")
+    far = GEOMETRY.counts_of_mm(60_000)
+    coils.start("C7", FIRST + 10)
+    coils.start("C8", FIRST + 5 * far)
+    strip = clean(128)
+    paint(strip, 1, 100, 10, 6, 8)
+    frames = rig.frames(strip, [32] * 4)
+    for frame in frames[2:]:
+        frame.encoder_count -= far
+    found = rig.run(frames, coils=coils, sizes=repeat(1))
+    assert [(s.part, s.state) for s in states(found)] == [("encoder", "reset")]
+    assert coil_events(found) == [
+        ("C1", "start", FIRST),
+        ("C1", "end", FIRST + 10),
+        ("C7", "start", FIRST + 10),
+        ("C7", "end", FIRST + 64),
+        ("C1", "start", FIRST + 64 - far),
+        ("C1", "end", FIRST + 128 - far),
+    ]
+    assert [(d.coil, d.position_mm.along) for d in defects(found)] == [("C1", 19.5)]
+    assert [coil.name for coil in coils.known()] == ["C1"], "what lay ahead lies nowhere now"
+
+
+def test_a_standing_strip_tells_of_what_waits_and_goes_on_in_another_event(rig: Rig) -> None:
+    strip = clean(96)
+    paint(strip, 1, 20, 10, 24, 8)  # over the first seam
+    stand = {1: lambda grading: grading.stand()}
+    ledger = Ledger(["a"])
+    found = rig.run(rig.frames(strip, [32] * 3), sizes=repeat(1), ledger=ledger, after=stand)
+    assert [[type(d.data).__name__ for d in graded.drafts] for graded in found] == [
+        ["CoilEvent"],
+        ["Defect", "State"],
+        ["State", "Defect"],
+        [],
+        ["CoilEvent"],
+    ]
+    assert [(d.area_px, d.continues) for d in defects(found)] == [(12 * 8, True), (12 * 8, False)]
+    assert [s.state for s in states(found)] == ["standing", "running"]
+    assert ledger.totals()["a"].inspected == 3
 
 
 def test_a_line_without_frames_has_no_coil(rig: Rig) -> None:

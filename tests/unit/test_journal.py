@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import resource
-import shutil
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import cv2
@@ -20,95 +16,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.errors import JournalError
-from inspector.events import Along, CoilEvent, Gap, Heartbeat, Reason, as_json
+from inspector.events import Heartbeat, Reason, as_json
 from inspector.journal import (
     FORMAT,
     Audit,
-    Journal,
+    Pages,
     Resumed,
     RunState,
     audit,
     format_audit,
+    read_bodies,
     read_events,
     read_runs,
     read_thumbnail,
     read_thumbnails,
+    rfc3339,
 )
+from inspector.journal.identity import nanoseconds
 from inspector.journal.ranges import checksum, doubles, holes
-from inspector.records import Draft, Graded, Settled
+from inspector.records import Draft, Graded
+from tests.journals import NOW_NS, alter, coil, full_disk, gap, gaps, image, scratch, settled, start
 
-NOW_NS = 1_700_000_000_123_456_789
 DOUBLE = "INSERT INTO fate SELECT NULL, epoch, camera, first, last, reason, end_count FROM fate"
-
-
-def start(path: Path, **changed: Any) -> Journal:
-    values: dict[str, Any] = {
-        "line": "hot",
-        "source": "urn:test",
-        "synchronous": False,
-        "capacity_frames": 100,
-        "cameras": ["a", "b"],
-        "digest": "d1",
-        "clock": lambda: NOW_NS,
-    }
-    return Journal.open(path, **(values | changed))
-
-
-def settled(camera: str, first: int, last: int, reason: Reason | None = None) -> Graded:
-    return Graded(settled=[Settled(camera, first, last, reason, (last + 1) * 256)])
-
-
-def gap(camera: str = "a", topic: str | None = None, **changed: Any) -> Draft:
-    data = Gap(
-        camera=camera,
-        frame_sequence=7,
-        frames=1,
-        reason=Reason.OVERLOAD,
-        detail="",
-        source=None,
-        coil="c",
-        along_mm=Along(start=0.0, end=128.0),
-    )
-    return Draft(topic=topic or f"gap/v1/hot/{camera}/", time_ns=NOW_NS, data=data, **changed)
-
-
-def coil() -> Draft:
-    return Draft("coil/v1/hot/", NOW_NS, CoilEvent(coil="c", phase="start", encoder_count=0))
-
-
-def gaps(count: int) -> Graded:
-    return Graded(drafts=[gap() for _ in range(count)])
-
-
-def alter(path: Path, statement: str, *values: Any) -> None:
-    with closing(sqlite3.connect(path)) as db, db:
-        assert db.execute(statement, values).rowcount > 0
-
-
-def image(path: Path, to: Path) -> Path:
-    """What a kill -9 would leave on the disk at this moment."""
-    for suffix in ("", "-wal"):
-        source = path.with_name(path.name + suffix)
-        if source.exists():
-            shutil.copy(source, to.with_name(to.name + suffix))
-    return to
-
-
-def scratch() -> TemporaryDirectory[str]:
-    """A folder for hundreds of small journals, in memory where the system has that."""
-    return TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
-
-
-@contextmanager
-def full_disk(journal: Journal, spare: int = 0) -> Iterator[None]:
-    """The kernel refuses every byte of a file beyond the present end of the write-ahead log and `spare` bytes."""
-    wal = journal.path.with_name(journal.path.name + "-wal")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (wal.stat().st_size + spare, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def only(found: Audit) -> dict[str, tuple[int, int, int, int]]:
@@ -132,6 +61,26 @@ def test_identity(tmp_path: Path) -> None:
         assert first.time == "2023-11-14T22:13:20.123456789Z"
         assert first.dataschema == "urn:inspector:schema:event:v1"
         assert journal.high_water() == {"gap/v1/hot/a/": 2, "coil/v1/hot/": 1}
+
+
+@given(st.integers(0, 2**62))
+def test_times_come_back_to_the_nanosecond(time_ns: int) -> None:
+    assert nanoseconds(rfc3339(time_ns)) == time_ns
+
+
+@pytest.mark.parametrize(
+    "text", ["", "2023-11-14T22:13:20Z", "2023-11-14T22:13:20.12345678xZ", "2023-13-14T22:13:20.123456789Z"]
+)
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(ValueError, match=r"time|literal"):
+        nanoseconds(text)
+
+
+def test_the_sinks_send_the_very_bytes_that_the_journal_holds(tmp_path: Path) -> None:
+    with start(tmp_path / "j.db") as journal:
+        events = journal.append([gaps(2)])
+        assert [event.body for event in events] == [as_json(event) for event in events]
+    assert [body for _, body in read_bodies(tmp_path / "j.db")] == [event.body for event in events]
 
 
 def test_heartbeats_are_numbered_and_not_kept(tmp_path: Path) -> None:
@@ -311,7 +260,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, spare: int) -> None:
     with start(path, max_pending=500) as journal:
         journal.append([gaps(3), settled("a", 0, 0)])
         journal.commit({"a": 1})
-        with full_disk(journal, spare):
+        with full_disk(path, spare):
             for frame in (1, 2, 3):
                 picture = np.full((40, 40), frame, np.uint8)
                 journal.append([gaps(100), Graded(drafts=[gap(thumbnail=picture)]), settled("a", frame, frame)])
@@ -330,7 +279,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, spare: int) -> None:
 def test_when_the_disk_stays_full_the_oldest_events_go_and_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "j.db"
     with start(path, max_pending=50) as journal:
-        with full_disk(journal):
+        with full_disk(path):
             for frame in range(80):
                 picture = np.zeros((8, 8), np.uint8)
                 journal.append([Graded(drafts=[gap(thumbnail=picture)]), settled("a", frame, frame)])
@@ -349,7 +298,7 @@ def test_a_disk_that_is_full_at_the_end_leaves_a_run_to_settle(tmp_path: Path) -
     journal = start(path)
     journal.commit({"a": 4})
     journal.append([gaps(2), settled("a", 0, 3)])
-    with full_disk(journal), pytest.raises(JournalError, match="not closed and 2 events are not written"):
+    with full_disk(path), pytest.raises(JournalError, match="not closed and 2 events are not written"):
         journal.close(clean=True)
     assert audit(path).runs[0].state is RunState.KILLED
     with start(path) as journal:
@@ -451,10 +400,20 @@ def test_a_spoilt_file_is_never_anything_but_a_journal_error(seed: int, count: i
             read_runs,
             lambda p: list(read_events(p)),
             lambda p: list(read_thumbnails(p)),
+            read_pages,
             open_and_close,
         ):
             with suppress(JournalError):
                 read(path)
+
+
+def read_pages(path: Path) -> None:
+    with Pages(path) as pages:
+        for topics in ([], ["gap/"]):
+            page = pages.page(0, topics, 10, 10_000)
+            pages.page(page.upto, topics, 100, 100_000)
+        pages.marks([])
+        pages.mark()
 
 
 def open_and_close(path: Path) -> None:
@@ -635,7 +594,7 @@ def test_the_books_balance_whatever_happens(steps: list[tuple[Any, ...]]) -> Non
                     journal.commit(line.issued, line.lost)
                     line.remember()
                 case ("full",):
-                    with full_disk(journal):
+                    with full_disk(path):
                         if journal.pending:
                             with pytest.raises(JournalError):
                                 journal.commit(line.issued, line.lost)

@@ -19,10 +19,11 @@ import yaml
 from numpy.typing import NDArray
 
 from inspector import journal
+from inspector.checking import check
 from inspector.config import Config, convert
 from inspector.errors import ConfigError, EngineError, PackError
 from inspector.events import Defect, Event, Gap, State, as_json
-from inspector.pipeline import Line, build, check
+from inspector.pipeline import Line, build
 from inspector.records import Pixels
 from inspector.rle import decode
 from tests import networks

@@ -11,18 +11,43 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pytest
 
 from inspector.channel import Channel
 from inspector.errors import ChannelAbandoned, ChannelClosed, JournalError, SinkError
-from inspector.events import Along, Box, Defect, DefectClass, Event, Gap, Heartbeat, Mask, Position, Reason, Size, State
-from inspector.journal import Journal, audit, read_events, read_runs
+from inspector.events import (
+    Along,
+    Box,
+    CoilEvent,
+    Defect,
+    DefectClass,
+    Event,
+    Gap,
+    Heartbeat,
+    Mask,
+    Position,
+    Reason,
+    Size,
+    State,
+)
+from inspector.journal import Journal, Telegram, audit, read_events, read_runs
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics
-from inspector.publish import COMMIT_ITEMS, COMMIT_S, RETRY_S, Deliver, Publish, Serve
+from inspector.publish import (
+    COMMIT_ITEMS,
+    COMMIT_S,
+    PIECE_S,
+    RETRY_S,
+    TEND_S,
+    TOGETHER,
+    Deliver,
+    Publish,
+    Retention,
+    Serve,
+)
 from inspector.records import Draft, Graded, Loss, Settled, WhenFull
 from inspector.worker import Worker
 
@@ -90,6 +115,7 @@ class Rig:
         must_journal: bool = False,
         sinks: Sequence[str] = ("a",),
         slow: Channel[Event] | None = None,
+        keep_bytes: int | None = None,
         **changed: Any,
     ) -> None:
         self.path = folder / "journal.db"
@@ -109,6 +135,7 @@ class Rig:
         self.outboxes: dict[str, Channel[Event]] = {name: Watched(self.path) for name in sinks}
         if slow is not None:
             self.outboxes["slow"] = slow
+        self.waiting: Channel[Graded] = Channel(1000)
         self.publish = Publish(
             "hot",
             self.journal,
@@ -119,6 +146,8 @@ class Rig:
             self.metrics,
             must_journal,
             self.clock,
+            Retention(keep_bytes, None),
+            self.waiting.take,
         )
         self.frames = 0
 
@@ -178,10 +207,10 @@ class Watched(Channel[Event]):
         self.path = path
         self.early: list[str] = []
 
-    def put(self, item: Event, timeout_s: float) -> bool:
-        if not isinstance(item.data, Heartbeat) and item.id not in {event.id for event in read_events(self.path)}:
-            self.early.append(item.id)
-        return super().put(item, timeout_s)
+    def put_all(self, items: Sequence[Event], timeout_s: float) -> int:
+        durable = {event.id for event in read_events(self.path)}
+        self.early += [one.id for one in items if not isinstance(one.data, Heartbeat) and one.id not in durable]
+        return super().put_all(items, timeout_s)
 
 
 def _items(channel: Channel[Event]) -> Iterator[Event]:
@@ -255,6 +284,23 @@ def test_clean_strip_alone_is_committed_ten_times_a_second(rig: Rig) -> None:
     assert rig.settled_frames() == 2
     rig.work()
     assert rig.publish.wait_s() > 2 * COMMIT_S, "nothing waits now but the next heartbeat"
+
+
+def test_what_waits_is_committed_and_sent_in_one_go(rig: Rig) -> None:
+    rig.work(rig.clean())
+    rig.work(rig.clean())  # waits for a commit
+    commits = rig.metric("journal_commit_seconds_count")
+    assert commits is not None
+    for _ in range(COMMIT_ITEMS + 5):
+        rig.waiting.put(rig.defective(), 0)
+    rig.work(rig.waiting.get(0))
+    together = COMMIT_ITEMS - 1
+    assert rig.waiting.statistics().queued == COMMIT_ITEMS + 5 - together
+    assert rig.metric("journal_commit_seconds_count") == commits + 1
+    assert rig.settled_frames() == 2 + together
+    told = [event.sequence for event in rig.sent() if not isinstance(event.data, Heartbeat)]
+    assert told == list(range(1, together + 1))
+    assert rig.metric("frames_inspected_total", camera=CAMERA) == 2 + together
 
 
 def test_what_a_kill_can_leave_in_flight_is_bounded(rig: Rig) -> None:
@@ -382,6 +428,61 @@ def test_events_given_up_for_want_of_room_are_counted(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what is said and counted
 
 
+def test_a_telegram_is_durable_when_its_sender_is_told_so(rig: Rig, tmp_path: Path) -> None:
+    durable = rig.publish.tell(Telegram(1, "level2", "coil start", "C2", 500))
+    assert not durable.is_set()
+    rig.work()
+    assert durable.is_set()
+    assert rig.journal.mark().last == 0, "a telegram is no event"
+
+
+def coil(name: str, phase: Literal["start", "end"]) -> Draft:
+    return Draft("coil/v1/hot/", 1, CoilEvent(coil=name, phase=phase, encoder_count=0))
+
+
+def test_a_coil_that_is_no_longer_kept_is_told_and_so_is_a_journal_that_finds_no_room(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, keep_bytes=1)
+    for draft in (coil("C1", "start"), coil("C1", "end"), coil("C2", "start")):
+        rig.work(Graded(drafts=[draft]))
+    for _ in range(4):
+        rig.clock.now += BEAT_S
+        rig.work()
+    told = [event.data.state for event in rig.heard() if isinstance(event.data, State)]
+    assert told == ["over", "retired"], "over at the first beat, before there was a coil, and once only"
+    assert [event.data.coil for event in read_events(rig.path, kinds=["coil"])] == ["C2"]
+    assert rig.journal.mark().retired == 2
+    assert rig.metrics.registry.get_sample_value("inspector_journal_retired_total") == 2
+
+
+def test_a_large_coil_is_forgotten_in_pieces_between_the_heartbeats(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, keep_bytes=1, sinks=())
+    for drafts in ([coil("C1", "start")], [gap(0, 1)] * 1100, [coil("C1", "end"), coil("C2", "start")]):
+        rig.work(Graded(drafts=drafts))
+    rig.clock.now += BEAT_S
+    rig.work()
+    gone = [rig.journal.mark().retired]
+    while rig.publish.wait_s() < BEAT_S / 2:
+        assert rig.publish.wait_s() == pytest.approx(PIECE_S)
+        rig.clock.now += PIECE_S
+        rig.work()
+        gone.append(rig.journal.mark().retired)
+    assert gone == [500, 1000, 1103, 1103], "with the state event that the journal is over its bound"
+    rig.journal.close(clean=True)
+
+
+def test_a_heartbeat_says_where_the_journal_stands(rig: Rig) -> None:
+    rig.publish.history = "tcp://127.0.0.1:5571"
+    rig.work(rig.defective())
+    rig.clock.now += BEAT_S
+    rig.work()
+    beat = rig.heard()[-1].data
+    assert isinstance(beat, Heartbeat)
+    assert beat.journal == rig.journal.mark()
+    assert beat.journal is not None
+    assert beat.journal.last >= 1
+    assert beat.history == "tcp://127.0.0.1:5571"
+
+
 def test_a_heartbeat_carries_the_high_water_marks_of_what_was_sent_before_it(rig: Rig) -> None:
     for item in (rig.defective(), rig.defective(), rig.lost()):
         rig.work(item)
@@ -395,7 +496,7 @@ def test_a_heartbeat_carries_the_high_water_marks_of_what_was_sent_before_it(rig
     for event in heard[:-1]:
         assert event.sequence == marks.get(event.subject, 0) + 1, "contiguous in its topic"
         marks[event.subject] = event.sequence
-    assert last.high_water == marks
+    assert last.high_water == {topic: mark for topic, mark in marks.items() if not topic.startswith("heartbeat/")}
     assert set(marks) >= {"defect/v1/hot/top/3/", "gap/v1/hot/top/", "state/v1/hot/", "heartbeat/v1/hot/"}
     assert last.cameras == rig.ledger.totals()
     assert (last.state, last.coil) == ("running", "c")
@@ -500,8 +601,9 @@ class Scripted:
     def __init__(self, answers: Sequence[int | SinkError] = (), opens: Sequence[SinkError | None] = ()) -> None:
         self.answers, self.opens = deque(answers), deque(opens)
         self.got: list[Event] = []
-        self.entered = self.exited = 0
+        self.entered = self.exited = self.tended = 0
         self.is_open = False
+        self.trouble: SinkError | None = None
 
     def __enter__(self) -> Self:
         assert not self.is_open
@@ -527,12 +629,19 @@ class Scripted:
         self.got += events
         return answer
 
+    def tend(self) -> None:
+        assert self.is_open
+        self.tended += 1
+        if self.trouble is not None:
+            raise self.trouble
+
 
 class Sinking:
     """Deliver around a scripted sink."""
 
     def __init__(self, sink: Scripted, must_deliver: bool = False) -> None:
         self.clock, self.sink = Clock(), sink
+        self.waiting: Channel[Event] = Channel(1000)
         self.notes: list[tuple[int, int, str]] = []
         self.states: list[tuple[str, str, str]] = []
         self.deliver = Deliver(
@@ -542,6 +651,7 @@ class Sinking:
             lambda *note: self.notes.append(note),
             self.clock,
             lambda *state: self.states.append(state),
+            self.waiting.take,
         )
 
     def work(self, *numbers: int) -> None:
@@ -574,6 +684,16 @@ def test_a_good_sink_gets_every_event_in_order() -> None:
     assert [one.sequence for one in rig.sink.got] == [1, 2, 3]
     assert rig.notes == [SENT] * 3
     assert (rig.sink.entered, rig.sink.exited) == (1, 1)
+
+
+def test_events_that_wait_go_to_a_sink_together() -> None:
+    rig = Sinking(Scripted([2, SinkError("the pipe broke")]))
+    with rig.deliver:
+        rig.waiting.put_all([event(number) for number in range(2, TOGETHER + 3)], 0)
+        rig.work(1)
+        rig.work(TOGETHER + 3)
+    assert [one.sequence for one in rig.sink.got] == list(range(1, TOGETHER + 1))
+    assert rig.notes == [(TOGETHER - 2, 2, "refused"), (0, 3, "down")]
 
 
 def test_a_refused_event_is_counted_as_such() -> None:
@@ -637,6 +757,42 @@ def test_where_nothing_may_be_missed_any_trouble_climbs(sink: Callable[[], Scrip
     assert [note for note in rig.notes if note[0]] == []
 
 
+def test_a_sink_is_tended_whether_events_come_or_not() -> None:
+    rig = Sinking(Scripted())
+    with rig.deliver:
+        for number in range(1, 11):
+            assert list(rig.deliver.work(None)) == []
+            assert rig.sink.tended == number
+            assert rig.deliver.wait_s() == pytest.approx(TEND_S)
+            rig.work(number)
+            assert rig.sink.tended == number, "an event does not make it due"
+            rig.clock.now += TEND_S
+            assert rig.deliver.wait_s() == 0
+        for number in range(11, 21):
+            rig.work(number)
+            assert rig.sink.tended == number
+            rig.clock.now += TEND_S
+
+
+def test_a_sink_that_breaks_while_it_is_tended_is_entered_again_with_the_next_event() -> None:
+    rig = Sinking(Scripted())
+    with rig.deliver:
+        rig.sink.trouble = SinkError("torn")
+        assert list(rig.deliver.work(None)) == []
+        assert (rig.sink.is_open, rig.states) == (False, [("sink s", "down", "torn")])
+        rig.sink.trouble = None
+        rig.clock.now += RETRY_S
+        assert list(rig.deliver.work(None)) == []
+        assert rig.sink.tended == 1, "what is not open needs no care"
+        rig.work(1)
+        assert rig.notes == [(1, 0, "refused")]
+        assert rig.states[-1] == ("sink s", "up", "")
+    required = Sinking(Scripted(), must_deliver=True)
+    required.sink.trouble = SinkError("torn")
+    with required.deliver, pytest.raises(SinkError, match="torn"):
+        list(required.deliver.work(None))
+
+
 def test_a_slow_sink_loses_the_oldest_events_and_every_one_is_counted_with_its_reason(tmp_path: Path) -> None:
     """The queue in front of a sink that hangs: the line goes on, and the heartbeat tells the loss."""
     let_go = threading.Event()
@@ -683,7 +839,7 @@ def test_a_server_serves_until_it_is_stopped() -> None:
         served.append(until.is_set())
         until.set()
 
-    worker = Worker("monitor", Serve(serve, stop))
+    worker = Worker("monitor", Serve("monitor", serve, stop))
     worker.start()
     assert worker.join(PATIENCE_S)
     assert served == [False]

@@ -304,6 +304,7 @@ def hanging(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleN
         "        inside.set()\n"
         f"        let_go.wait({PATIENCE_S})\n"
         "        return 0\n"
+        "    def tend(self): pass\n"
         "def open(options): return Sink()\n"
     )
     monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from inspector import pack
+from inspector.coils import CoilMap
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig
 from inspector.errors import EngineError
 from inspector.events import as_json
@@ -22,7 +23,7 @@ from inspector.preprocess import Preprocess
 from inspector.records import Batch, Frame, Graded, Pixels, Roi, Verdict, Verdicts
 from inspector.runtimes import onnx
 from inspector.stages import IDLE_S, CascadeStage, GradingStage, PreprocessStage
-from inspector.strip import CoilMap, Geometry
+from inspector.strip import Geometry
 from tests import networks
 from tests.packs import TILE, make_pack, paint
 
@@ -193,6 +194,18 @@ def test_nothing_is_graded_before_its_turn(engines: Pack, runtime: onnx.OnnxRunt
         assert list(stage.work(verdicts[1])) == []
         assert list(stage.work(None)) == []
         assert len(list(stage.work(verdicts[0]))) == 3
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["frames_go_on", "nothing_comes"])
+def test_the_strip_stands_once_what_was_delivered_is_graded(
+    engines: Pack, runtime: onnx.OnnxRuntime, idle: bool
+) -> None:
+    verdicts = judged(engines, runtime, [0, 0, 0])
+    with GradingStage(grading(engines), lambda: False) as stage:
+        stage.stand(2 * HEIGHT if not idle else 10**9)
+        found = [list(stage.work(item)) for item in ([None] if idle else []) + [verdicts[0], verdicts[1], verdicts[2]]]
+    stood = [any(draft.topic.startswith("state/") for graded in each for draft in graded.drafts) for each in found]
+    assert stood == ([True, True, False, False] if idle else [False, True, True]), "standing, then running"
 
 
 def test_the_end_closes_the_books(engines: Pack, runtime: onnx.OnnxRuntime) -> None:
