@@ -21,8 +21,8 @@ def encode(mask: NDArray[np.bool_] | NDArray[np.uint8]) -> str:
     return " ".join(map(str, runs.tolist()))
 
 
-def decode(text: str, height: int, width: int) -> NDArray[np.bool_]:
-    """The mask [height, width] of a run-length text.
+def runs(text: str, height: int, width: int) -> NDArray[np.int64]:
+    """The runs [n, 2] of a run-length text: (first, one behind the last) pixel of each, 0-based, column-major.
 
     Raises:
         ValueError: the text is not pairs of positive whole numbers, or a run leaves the picture.
@@ -37,9 +37,19 @@ def decode(text: str, height: int, width: int) -> NDArray[np.bool_]:
     # The length is compared with what is left: a sum of two large numbers would wrap round.
     if numbers.size and (starts.min() < 0 or lengths.min() < 1 or (lengths > height * width - starts).any()):
         raise ValueError(f"a run leaves the picture of {height} x {width} px")
+    return np.column_stack((starts, starts + lengths))
+
+
+def decode(text: str, height: int, width: int) -> NDArray[np.bool_]:
+    """The mask [height, width] of a run-length text.
+
+    Raises:
+        ValueError: as `runs`.
+    """
+    found = runs(text, height, width)
     delta = np.zeros(height * width + 1, dtype=np.int32)
-    np.add.at(delta, starts, 1)
-    np.add.at(delta, starts + lengths, -1)
+    np.add.at(delta, found[:, 0], 1)
+    np.add.at(delta, found[:, 1], -1)
     return (np.cumsum(delta[:-1]) > 0).reshape((height, width), order="F")
 
 

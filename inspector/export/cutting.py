@@ -14,24 +14,6 @@ Runs = NDArray[np.int64]
 """[runs, 2]: first pixel, counted from 0 down the columns, and the pixel behind the last."""
 
 
-def runs(text: str, height: int, width: int) -> Runs:
-    """A run-length text as runs.
-
-    Raises:
-        ValueError: it is not pairs of positive whole numbers, or a run leaves the picture.
-    """
-    try:
-        numbers = np.array([int(word) for word in text.split()], dtype=np.int64)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"run lengths hold something that is not a whole number in reach: {error}") from None
-    if numbers.size % 2:
-        raise ValueError("run lengths need pairs of start and length")
-    starts, lengths = numbers[0::2] - 1, numbers[1::2]
-    if numbers.size and (starts.min() < 0 or lengths.min() < 1 or (lengths > height * width - starts).any()):
-        raise ValueError(f"a run leaves the picture of {height} x {width} px")
-    return np.column_stack((starts, starts + lengths))
-
-
 def text(union: Runs) -> str:
     """Runs as run lengths."""
     return " ".join(map(str, np.column_stack((union[:, 0] + 1, union[:, 1] - union[:, 0])).ravel().tolist()))

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from inspector import rle
 from inspector.errors import InspectorError, JournalError
 from inspector.events import Defect, Event, Gap
 from inspector.export import cutting
@@ -119,7 +120,7 @@ def _pieces(
     """(picture, its size, runs in it) for each frame that shows the defect."""
     height, width = defect.mask.size
     try:
-        whole = cutting.runs(defect.mask.rle, height, width)
+        whole = rle.runs(defect.mask.rle, height, width)
     except ValueError as error:
         raise JournalError(f"event {event.id} has a mask that is none ({error}): the journal is damaged") from None
     heights: list[int] | None = [height]

@@ -360,14 +360,14 @@ def stacks(draw: st.DrawFn) -> list[Pixels]:
 @given(stacks())
 def test_a_mask_is_cut_into_its_frames(frames: list[Pixels]) -> None:
     whole = np.concatenate(frames)
-    cut = cutting.cut(cutting.runs(rle.encode(whole), *whole.shape), [len(frame) for frame in frames])
+    cut = cutting.cut(rle.runs(rle.encode(whole), *whole.shape), [len(frame) for frame in frames])
     assert [cutting.text(runs) for runs in cut] == [rle.encode(frame) for frame in frames]
 
 
 @settings(deadline=None)
 @given(st.lists(arrays(np.bool_, (4, 5)), min_size=1, max_size=4))
 def test_masks_of_one_picture_become_one(masks: list[Pixels]) -> None:
-    union = cutting.united([cutting.runs(rle.encode(mask), 4, 5) for mask in masks])
+    union = cutting.united([rle.runs(rle.encode(mask), 4, 5) for mask in masks])
     assert cutting.text(union) == rle.encode(np.any(masks, axis=0))
 
 
