@@ -47,7 +47,7 @@ for line in sys.stdin:
         socket.recv_multipart()
     stop = threading.Event()
     def read():
-        while not stop.is_set():
+        while not stop.wait(0 if count > 1 else 0.1):  # a poller of nothing would not wait
             for socket, _ in poller.poll(100):
                 socket.recv_multipart()
     reader = threading.Thread(target=read)

@@ -135,7 +135,8 @@ def stall(sink: zeromq.Zeromq) -> int:
 def test_the_count_ends_when_the_slow_one_has_caught_up() -> None:
     with publishing(high_water_mark=20, patience_ms=0) as sink, subscribed(sink, "state/", queue=1) as slow:
         sent = stall(sink)
-        assert received(slow, sent - 1) == list(range(1, sent))
+        # The last one may have got there all the same: room came between the offer and the send that drops.
+        assert received(slow, sent - 1) in (list(range(1, sent)), list(range(1, sent + 1)))
         assert until(sink, lambda: sink.send([event(0, "nobody/")]) == 0)
         assert sink.send([event(9)]) == 0
         assert received(slow, 1) == [9]
