@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from inspector.coils import CoilMap, Told
 from inspector.control import CoilAnswer, CoilsAnswer, CoilSpan, StateAnswer
@@ -109,10 +110,14 @@ class Plant:
 
 
 def restore(coils: CoilMap, telegrams: Sequence[Telegram]) -> None:
-    """Tell a new line what the plant told earlier runs, in the order in which it came."""
+    """Tell a new line what the plant told earlier runs, in the order in which it came.
+
+    The end of a coil that is no longer known, as its start is too long ago, changes nothing: no coil lies there.
+    """
     begun = max((i + 1 for i, telegram in enumerate(telegrams) if telegram.ask == FORGET), default=0)
     for telegram in telegrams[begun:]:
         if telegram.ask == START:
             coils.start(telegram.coil, telegram.encoder_count)
         elif telegram.ask == END:
-            coils.end(telegram.encoder_count)
+            with suppress(TelegramError):
+                coils.end(telegram.encoder_count)

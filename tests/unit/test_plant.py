@@ -146,3 +146,9 @@ def test_what_was_told_before_the_encoder_counted_anew_is_forgotten() -> None:
     coils = CoilMap()
     restore(coils, telegrams((START, "C1", 0), (FORGET, "", 0), (START, "C2", 500)))
     assert [coils.at(count).name for count in (10, 600)] == [NO_COIL, "C2"]
+
+
+def test_an_end_whose_start_is_too_long_ago_does_not_keep_the_daemon_from_starting() -> None:
+    coils = CoilMap()
+    restore(coils, telegrams((END, "C1", 400), (START, "C2", 500), (END, "C2", 700)))
+    assert [coils.at(count).name for count in (399, 450, 600, 800)] == [NO_COIL, NO_COIL, "C2", NO_COIL]
