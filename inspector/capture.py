@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
-from inspector.cameras import Camera
+from inspector.cameras import Camera, Link
 from inspector.errors import CameraError
 from inspector.events import Reason
 from inspector.ledger import Ledger
@@ -24,6 +24,18 @@ from inspector.pool import Pool
 from inspector.records import Frame, Loss
 
 log = logging.getLogger(__name__)
+
+
+class Tap(Protocol):
+    """Somebody who wants to see what a camera gave, as it gave it: before flat-field and overlap.
+
+    Called in the capture thread, so it must neither wait nor fail; the frame's pixels are only lent.
+    """
+
+    def frame(self, frame: Frame) -> None: ...
+
+    def loss(self, loss: Loss) -> None: ...
+
 
 READ_S = 0.25
 """Longest wait for a frame before the loop looks round."""
@@ -45,6 +57,7 @@ class Capture:
         on_state: Callable[[str, str, str], None],
         clock: Callable[[], float] = time.monotonic,
         silent_s: float | None = None,
+        taps: Sequence[Tap] = (),
     ) -> None:
         self.name = name
         self.encoder_count: int | None = None
@@ -64,6 +77,8 @@ class Capture:
         self._try_at = 0.0
         self._silent_s = silent_s
         self._heard_at = 0.0
+        self._taps = taps
+        self._told = Link()
 
     @property
     def ended(self) -> bool:
@@ -91,6 +106,8 @@ class Capture:
         except CameraError as error:
             self._fail(error)
             return
+        finally:
+            self._show_link()
         if isinstance(got, Frame):
             yield self._number(got)
         elif got is not None:
@@ -106,6 +123,16 @@ class Capture:
                 f"camera {self.name}: no frame for {self._silent_s:g} s (silent_s); look at link and trigger"
             )
 
+    def _show_link(self) -> None:
+        """What the driver counted since the last look, as metrics."""
+        link, told = self._camera.link, self._told
+        if link.packets_lost != told.packets_lost:
+            self._metrics.packets_lost.inc(link.packets_lost - told.packets_lost)
+            told.packets_lost = link.packets_lost
+        if link.packets_resent != told.packets_resent:
+            self._metrics.packets_resent.inc(link.packets_resent - told.packets_resent)
+            told.packets_resent = link.packets_resent
+
     def _number(self, frame: Frame) -> Frame:
         frame.camera = self.name
         frame.sequence += self._base
@@ -117,11 +144,17 @@ class Capture:
         self.encoder_count = frame.encoder_count
         self._ledger.issue(self.name, self._next)
         self._metrics.captured.inc()
+        if frame.uncertainty_ns is not None:
+            self._metrics.clock_within(frame.uncertainty_ns / 1e9)
+        for tap in self._taps:
+            tap.frame(frame)
         return frame
 
     def _lose(self, loss: Loss) -> None:
         self._next = max(self._next, loss.sequence + loss.count)
         self._ledger.lose(loss)
+        for tap in self._taps:
+            tap.loss(loss)
         log.warning("camera %s lost %d frame(s): %s %s", self.name, loss.count, loss.reason, loss.detail)
 
     def _reopen(self) -> bool:

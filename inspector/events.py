@@ -25,6 +25,16 @@ class Reason(StrEnum):
     """The camera's own count has a hole and the camera gave no better reason."""
     OVERRUN = "overrun"
     """The camera's own buffers ran over before the daemon read them."""
+    PACKETS = "packets"
+    """The frame came with holes: network packets were missing and were not sent again."""
+    UNDERRUN = "underrun"
+    """The driver had no free buffer when the frame came."""
+    FAILED = "failed"
+    """The driver or the camera called the frame's buffer bad."""
+    TIMEOUT = "timeout"
+    """The rest of a begun frame did not come in time."""
+    RESET = "reset"
+    """The camera began to count anew while it was open: it restarted, or its stream did."""
     OVERLOAD = "overload"
     """The line was behind and the oldest waiting frame was dropped."""
     CAMERA_DOWN = "camera_down"
@@ -106,6 +116,10 @@ class Defect(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
     continues: bool
     """The defect was cut because it spans more frames than `grading.join_frames`; the next event goes on."""
     pack_digest: str
+    exposed_within_ns: int | None = None
+    """`exposed_ns` is right within so much either way: how well the camera's clock is known; None: nobody knows."""
+    camera_ns: int | None = None
+    """The exposure on the camera's own clock, ns since an epoch of its own; None: it has no clock."""
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="gap"):

@@ -324,6 +324,8 @@ class Grading:
             mask=Mask(size=defect.size, rle=defect.run_lengths()),
             continues=defect.continues,
             pack_digest=self._pack.digest,
+            exposed_within_ns=frame.uncertainty_ns,
+            camera_ns=frame.camera_ns,
         )
         topic = f"defect/v1/{self._line}/{frame.camera}/{defect.class_number}/"
         return Draft(topic, frame.exposed_ns, data, defect.thumbnail() if self._config.thumbnails else None)

@@ -46,6 +46,11 @@ LOST_AT: Mapping[Reason, str] = {
     Reason.UNREADABLE: "camera",
     Reason.MISSING: "camera",
     Reason.OVERRUN: "camera",
+    Reason.PACKETS: "camera",
+    Reason.UNDERRUN: "camera",
+    Reason.FAILED: "camera",
+    Reason.TIMEOUT: "camera",
+    Reason.RESET: "camera",
     Reason.CAMERA_DOWN: "camera",
     Reason.OVERLOAD: "capture",
     Reason.CRASH: "restart",
@@ -140,6 +145,14 @@ class Metrics:
         self.camera_reopens = counter("camera_reopens_total", "Times that a dead camera was opened again.", "camera")
         self.camera_packets_lost = counter(
             "camera_packets_lost_total", "Network packets that the camera's driver missed.", "camera"
+        )
+        self.camera_packets_resent = counter(
+            "camera_packets_resent_total", "Network packets that came when they were asked for again.", "camera"
+        )
+        self.camera_clock = gauge(
+            "camera_clock_uncertainty_seconds",
+            "How well the camera's clock is known, either way; absent where it has none.",
+            "camera",
         )
 
         # ---- stages: items are frames up to grading, events from the journal on
@@ -320,6 +333,9 @@ class CameraMetrics:
         self.up = metrics.camera_up.labels(name)
         self.reopens = metrics.camera_reopens.labels(name)
         self.packets_lost = metrics.camera_packets_lost.labels(name)
+        self.packets_resent = metrics.camera_packets_resent.labels(name)
+        self._clock: Gauge | None = None  # a camera without a clock has no series
+        self._clocks = metrics.camera_clock
         self._name, self._frames_lost = name, metrics.frames_lost
         self._lost = {(stage, reason): self._lost_series(stage, reason) for reason, stage in LOST_AT.items()}
         metrics.coverage.labels(name).set_function(self.coverage)
@@ -331,6 +347,12 @@ class CameraMetrics:
         if series is None:
             series = self._lost[key] = self._lost_series(*key)
         series.inc(count)
+
+    def clock_within(self, seconds: float) -> None:
+        """Show how well the camera's clock is known."""
+        if self._clock is None:
+            self._clock = self._clocks.labels(self._name)
+        self._clock.set(seconds)
 
     def aged(self, seconds: float, deadline_s: float | None) -> None:
         """Book the age of one frame."""

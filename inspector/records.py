@@ -41,6 +41,12 @@ class Frame:
         pixels: uint8 [H, W], C-contiguous; valid until `release()`.
         source: file name when replayed, else None.
         piece: number of the separate piece of strip; frames of different pieces are never joined.
+        camera_ns: row 0 on the camera's own clock, ns since an epoch of its own; None where it has none.
+        uncertainty_ns: `exposed_ns` is right within so much, nanoseconds either way; None: nobody knows.
+        counts_per_line: encoder counts in one line of this frame as the camera's encoder measured them (0: the strip
+            stood, negative: it ran back); None: each line is one pitch of strip.
+        overlap_lines: so many rows at the top are the last rows of the frame before.
+        after: why strip just before this frame may be missing although its number follows; None: no reason.
     """
 
     camera: str
@@ -51,6 +57,11 @@ class Frame:
     pixels: Pixels
     source: str | None = None
     piece: int = 0
+    camera_ns: int | None = None
+    uncertainty_ns: int | None = None
+    counts_per_line: float | None = None
+    overlap_lines: int = 0
+    after: Reason | None = None
     on_release: Callable[[], None] | None = None
 
     def release(self) -> None:

@@ -30,7 +30,7 @@ from typing import Annotated, Self
 import msgspec
 from msgspec import Meta
 
-from inspector.cameras import _play, _recording, _sources
+from inspector.cameras import Link, _play, _recording, _sources
 from inspector.cameras._recording import Recorder
 from inspector.cameras._shots import Missed, Shot, Unreadable, printable
 from inspector.cameras._sources import Kind, Reel
@@ -72,6 +72,7 @@ class ReplayCamera:
 
     def __init__(self, name: str, options: Options, reels: list[Reel], passed_over: list[str]) -> None:
         self.ended = False
+        self.link = Link()
         self.passed_over = passed_over
         """Names in the folders that are neither pictures nor videos nor recordings."""
         self._name = name

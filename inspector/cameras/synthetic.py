@@ -16,6 +16,7 @@ from typing import Annotated, Literal, Protocol, Self
 import msgspec
 from msgspec import Meta
 
+from inspector.cameras import Link
 from inspector.errors import CameraError, ConfigError
 from inspector.events import Reason
 from inspector.pool import Pool
@@ -113,6 +114,7 @@ class SyntheticCamera:
 
     def __init__(self, name: str, options: Options, clock: Clock | None = None) -> None:
         self.ended = False
+        self.link = Link()
         self.position = 0
         """The next frame of the strip to deliver."""
         self._name = name

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inspector.cameras import Link
 from inspector.capture import BACK_OFF_S, READ_S, Capture
 from inspector.channel import Channel
 from inspector.errors import CameraError
@@ -72,6 +73,7 @@ class Script:
     lives: list[Life]
     clock: Clock
     ended: bool = False
+    link: Link = field(default_factory=Link)
     steps: list[Step] = field(default_factory=list)
     is_open: bool = False
     tried: list[float] = field(default_factory=list)
