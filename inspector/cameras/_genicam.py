@@ -63,14 +63,15 @@ def features(settings: Settings) -> Iterator[tuple[tuple[str, ...], Value]]:
     """What is to be set, in order: (names of the feature, the standard's first and older ones behind it), value."""
     if settings.offset_x_px is not None:  # an offset in the way of a larger width
         yield ("OffsetX",), 0
-    for names, value in (
+    plain: tuple[tuple[tuple[str, ...], Value | None], ...] = (
         (("Width",), settings.width_px),
         (("Height",), settings.height_px),
         (("OffsetX",), settings.offset_x_px),
         (("ExposureTime", "ExposureTimeAbs"), settings.exposure_time_us),
         (("Gain", "GainRaw"), settings.gain),
         (("AcquisitionLineRate", "AcquisitionLineRateAbs"), settings.acquisition_line_rate_hz),
-    ):
+    )
+    for names, value in plain:
         if value is not None:
             yield names, value
     if settings.acquisition_frame_rate_hz is not None:
@@ -88,5 +89,5 @@ def features(settings: Settings) -> Iterator[tuple[tuple[str, ...], Value]]:
         yield ("ChunkModeActive",), True
         yield ("ChunkSelector",), settings.encoder.chunk.removeprefix("Chunk")
         yield ("ChunkEnable",), True
-    for name, value in settings.features.items():
-        yield (name,), value
+    for name, chosen in settings.features.items():
+        yield (name,), chosen
