@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 MODULES = {
+    "cameras": ("inspector.discovery", "look for cameras (broadcasts on the network)"),
     "coil": ("inspector.coil", "tell a running line that a coil starts or ends, or show those it knows"),
     "keys": ("inspector.keysmith", "make and list the keys of clients"),
     "export": ("inspector.export", "a coil's events as JSON lines, CSV, Parquet or run lengths"),
