@@ -77,7 +77,7 @@ class DeployedSegmenter(nn.Module):
         coarse = torch.sigmoid(self.network(prepare(frames, self.scale))) * 255.0
         factor = float(PIXEL_STRIDE * self.scale)
         full = nn.functional.interpolate(coarse, scale_factor=factor, mode="bilinear", align_corners=False)
-        return (full + 0.5).to(torch.uint8)[:, 0]
+        return (full[:, 0] + 0.5).to(torch.uint8)  # the cast is last: TensorRT knows uint8 at the ends of a graph only
 
 
 Deployed = DeployedGate | DeployedTypes | DeployedSegmenter
