@@ -1,4 +1,7 @@
-"""`python -m build_engines train|crossvalidate|measure|evaluate|export|quantize|synthesize`: own frames to a pack."""
+"""From own frames to a pack, and from a pack to GPU plans:
+
+python -m build_engines train|crossvalidate|measure|evaluate|export|quantize|synthesize|build
+"""
 
 from __future__ import annotations
 
@@ -139,6 +142,23 @@ def synthesize(arguments: argparse.Namespace) -> None:
     Console(stderr=True).print(f"{synthesis.write(frames, arguments.out)} frames in {arguments.out}")
 
 
+def build(arguments: argparse.Namespace) -> None:
+    from build_engines import build as plans
+    from inspector.pack import load
+    from inspector.plans import Cache, default_folder
+
+    pack, cache = load(arguments.pack), Cache(arguments.cache or default_folder())
+    library, (gpu, driver) = plans.choose(arguments.library, arguments.ahead_of_time)
+    target = plans.Target(gpu, driver, arguments.precision, plans.batches(arguments.batch))
+    out = Console(stderr=True)
+    out.print(f"{library.flavour} {library.version} for {gpu}: {cache.folder}", markup=False, highlight=False)
+    with out.status("") as status:
+        for built in plans.build(pack, library, target, cache, lambda name: status.update(f"building {name}")):
+            took = "was there" if built.seconds is None else f"{built.seconds:.1f} s"
+            row = f"{built.network:<12} {built.file_bytes / 1e6:8.2f} MB  {took}"
+            out.print(row, markup=False, highlight=False)
+
+
 def _show(figures: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
@@ -151,12 +171,13 @@ COMMANDS = {
     "export": export,
     "quantize": quantize,
     "synthesize": synthesize,
+    "build": build,
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    arguments = parser(str(__doc__)).parse_args(words)
+    arguments = parser(str(__doc__).partition("\n")[0]).parse_args(words)
     errors = Console(stderr=True)
     try:
         COMMANDS[arguments.command](arguments)

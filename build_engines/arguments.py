@@ -20,6 +20,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     _add_export(commands)
     _add_quantize(commands)
     _add_synthesize(commands)
+    _add_build(commands)
     return top
 
 
@@ -145,3 +146,20 @@ def _add_synthesize(commands: Any) -> None:
     command.add_argument("--count", type=int, default=500)
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--width", type=int, default=1600, help="pixels across the strip")
+
+
+def _add_build(commands: Any) -> None:
+    command = commands.add_parser("build", help="GPU plans of a pack's networks, into the cache that the daemon reads")
+    command.add_argument("--pack", type=Path, required=True)
+    command.add_argument("--cache", type=Path, help="folder of the plans (default: the user's, or the unit's, cache)")
+    command.add_argument("--library", choices=("tensorrt", "rtx"), help="default: TensorRT, else TensorRT-RTX")
+    command.add_argument("--ahead-of-time", action="store_true", help="without a GPU, for any: TensorRT-RTX only")
+    command.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
+    command.add_argument(
+        "--batch",
+        type=int,
+        nargs=3,
+        default=(1, 8, 16),
+        metavar=("FEWEST", "TYPICAL", "MOST"),
+        help="tiles in a batch; plans are tuned for the typical one (default: 1 8 16)",
+    )

@@ -1,0 +1,195 @@
+"""`build`: the networks of a pack as GPU plans in the cache.
+
+FP16 lies in the graph, because TensorRT 11 and TensorRT-RTX know strongly typed networks only: each network is built
+from its float16 twin, the pack's own where it has one, else one that is made here. On TensorRT 8, which has no
+strongly typed networks, the builder is told that it may use FP16.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from build_engines.files import write_whole
+from build_engines.precisions import twin_of
+from inspector.errors import ConfigError, PackError
+from inspector.pack import Pack
+from inspector.plans import ANY, Cache, Key, Precision
+from inspector.runtimes._tensorrt import Library, gpus, load
+
+WORKSPACE_BYTES = 1 << 30
+Step = Callable[[str], None]
+"""Told which network is built now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What plans are built for."""
+
+    gpu: str
+    driver: str
+    precision: Precision
+    profile: tuple[int, int, int]
+
+
+AHEAD_OF_TIME = (ANY, ANY)
+"""GPU and driver of plans that TensorRT-RTX builds without a GPU."""
+
+
+def choose(wanted: str | None, ahead_of_time: bool) -> tuple[Library, tuple[str, str]]:
+    """The library that builds, and (GPU, driver) that it builds for.
+
+    Raises:
+        ConfigError: there is no GPU to build for, or no library to build with.
+    """
+    if ahead_of_time:
+        if wanted == "tensorrt":
+            raise ConfigError("--ahead-of-time: TensorRT builds on the GPU that runs the plan; take --library rtx")
+        return load("TensorRT-RTX"), AHEAD_OF_TIME
+    here = gpus()
+    if not here:
+        raise ConfigError(
+            "there is no NVIDIA driver and GPU here to build for: build on the machine of the line, or, for "
+            "TensorRT-RTX, with --ahead-of-time"
+        )
+    first = here[0]
+    if wanted is not None:
+        return load("TensorRT" if wanted == "tensorrt" else "TensorRT-RTX"), (first.name, first.driver)
+    try:
+        return load("TensorRT"), (first.name, first.driver)
+    except ConfigError:
+        return load("TensorRT-RTX"), (first.name, first.driver)
+
+
+def batches(sizes: Sequence[int]) -> tuple[int, int, int]:
+    """(fewest, typical, most) tiles in a batch. Raises ConfigError: they do not grow."""
+    fewest, typical, most = sizes
+    if not 1 <= fewest <= typical <= most <= 1024:
+        raise ConfigError(f"--batch {fewest} {typical} {most}: must grow, from 1 to 1024 at most")
+    return fewest, typical, most
+
+
+def key_of(library: Library, target: Target, network: str, onnx: str) -> Key:
+    """The key of a network's plan."""
+    return Key(
+        network=network,
+        onnx=onnx.removeprefix("sha256:"),
+        library=library.flavour,
+        version=library.version,
+        gpu=target.gpu,
+        driver=target.driver,
+        precision=target.precision,
+        profile=target.profile,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A plan of the cache; `seconds` is None when it was there already."""
+
+    network: str
+    file_bytes: int
+    seconds: float | None
+
+
+def build(pack: Pack, library: Library, target: Target, cache: Cache, step: Step) -> Iterator[Built]:
+    """Build what the cache lacks, network by network.
+
+    Raises:
+        PackError: a network is refused, with the parser's own words.
+        ConfigError: the cache cannot be written.
+    """
+    for network, (file, onnx) in pack.networks().items():
+        key = key_of(library, target, network, onnx)
+        known = cache.find(key)
+        if known is not None:
+            yield Built(network, len(known), None)
+            continue
+        step(network)
+        started = time.monotonic()
+        with _in_precision(file, pack, target.precision) as graph:
+            plan = plan_of(library, graph, target, cache.timing(key))
+        seconds = time.monotonic() - started
+        try:
+            cache.put(key, plan, built_ns=time.time_ns(), seconds=seconds)
+        except OSError as error:
+            raise ConfigError(f"{cache.folder}: cannot be written: {error.strerror}. Name another --cache") from None
+        yield Built(network, len(plan), seconds)
+
+
+@contextmanager
+def _in_precision(file: Path, pack: Pack, precision: Precision) -> Iterator[Path]:
+    """The file to build from."""
+    twin = twin_of(file.parent, file.stem)
+    if precision == "fp32" or twin.is_file():
+        yield file if precision == "fp32" else twin
+        return
+    from build_engines.export import half_twin
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / file.name
+        shutil.copyfile(file, copy)
+        yield half_twin(copy, pack.manifest.tile)
+
+
+def plan_of(library: Library, file: Path, target: Target, timing: Path | None = None) -> bytes:
+    """Parse an ONNX file and build its plan.
+
+    Raises:
+        PackError: the parser or the builder refuses it.
+    """
+    trt = library.trt
+    builder = trt.Builder(library.logger())
+    strongly = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(1 << int(strongly) if strongly is not None else _explicit_batch(trt))
+    parser = trt.OnnxParser(network, library.logger())
+    if not parser.parse(file.read_bytes()):
+        raise PackError(f"{file.name}: {library.flavour} {library.version} refuses it: {_errors(parser)}. {_MEND}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    if strongly is None and target.precision == "fp16":
+        config.set_flag(trt.BuilderFlag.FP16)
+    config.add_optimization_profile(_profile(builder, network, target.profile))
+    cached = _use_timing(library, config, timing)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        said = "; ".join(library.logger().said[-3:]) or "it gives no reason"
+        raise PackError(f"{file.name}: {library.flavour} {library.version} cannot build it: {said}. {_MEND}")
+    if cached is not None and timing is not None:
+        write_whole(timing, bytes(cached.serialize()))
+    return bytes(plan)
+
+
+_MEND = "Export the network again: python -m build_engines export"
+
+
+def _explicit_batch(trt: Any) -> int:
+    return 1 << int(trt.NetworkDefinitionCreationFlag.EXPLICIT_BATCH)
+
+
+def _errors(parser: Any) -> str:
+    found = [str(parser.get_error(i)) for i in range(parser.num_errors)]
+    return " | ".join(" ".join(text.split()) for text in found[:3]) or "without a reason"
+
+
+def _profile(builder: Any, network: Any, batches: tuple[int, int, int]) -> Any:
+    """One profile over every input, whose first axis is the batch."""
+    profile = builder.create_optimization_profile()
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        profile.set_shape(tensor.name, *[(size, *tuple(tensor.shape)[1:]) for size in batches])
+    return profile
+
+
+def _use_timing(library: Library, config: Any, file: Path | None) -> Any:
+    """The builder's cache of measurements, from `file` where it is there; TensorRT-RTX measures nothing."""
+    if file is None or library.flavour != "TensorRT":
+        return None
+    cache = config.create_timing_cache(file.read_bytes() if file.is_file() else b"")
+    return cache if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False) else None

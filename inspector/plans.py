@@ -1,0 +1,172 @@
+"""The cache of GPU plans: which plan was built from what, for what, and what has changed since.
+
+A plan (TensorRT calls it an engine) runs on the GPU, TensorRT and driver that it was built with, and nowhere else.
+So its key names all of them; a plan with another key is never loaded, and nothing here builds one: that is
+`python -m build_engines build`, which may take minutes. A folder of the cache:
+
+    <network>/<first 16 digits of the key's digest>.plan     the plan
+    <network>/<the same>.json                                its key, its SHA-256, when and how long it was built
+    timing.<library>.<version>.<gpu>.cache                   what the builder measured, so that the next build is short
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from inspector.errors import PackError
+
+Precision = Literal["fp16", "fp32"]
+ANY = "any"
+"""The GPU and driver of a plan that was built ahead of time: TensorRT-RTX finishes it where it runs."""
+
+SAID = {
+    "onnx": "the network (its ONNX file)",
+    "library": "the library",
+    "version": "the version of TensorRT",
+    "gpu": "the GPU",
+    "driver": "the NVIDIA driver",
+    "precision": "the precision",
+    "profile": "the batch sizes",
+}
+
+
+class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a plan was built from and for; a plan serves only where all of it is the same."""
+
+    network: str
+    """`gate`, `types`, `segment_<class number>`."""
+    onnx: str
+    """SHA-256 that the pack's manifest names for the network, hexadecimal."""
+    library: Literal["TensorRT", "TensorRT-RTX"]
+    version: str
+    gpu: str
+    """Name and compute capability, or `any`."""
+    driver: str
+    precision: Precision
+    profile: tuple[int, int, int]
+    """Tiles in a batch: the fewest, those that the plan is tuned for, the most."""
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(msgspec.json.encode(self, order="sorted")).hexdigest()[:16]
+
+
+class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What stands beside a plan."""
+
+    key: Key
+    sha256: str
+    """Of the plan."""
+    built_ns: int
+    seconds: float
+
+
+def default_folder() -> Path:
+    """Where plans lie when nobody says: systemd's CacheDirectory of the unit, else the user's cache."""
+    given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    if given:
+        return Path(given) / "plans"
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "inspector" / "plans"
+
+
+class Cache:
+    """The plans in a folder, which need not exist yet."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def find(self, key: Key) -> bytes | None:
+        """The plan of exactly this key; None if there is none.
+
+        Raises:
+            PackError: it is there and was altered, or cannot be read.
+        """
+        plan = self._plan(key)
+        try:
+            sidecar = _read(plan.with_suffix(".json"))
+            content = plan.read_bytes() if sidecar is not None else b""
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            raise PackError(f"{plan}: cannot be read: {error.strerror}. Give this user the right to read it") from None
+        if sidecar is None or sidecar.key != key:
+            return None
+        if hashlib.sha256(content).hexdigest() != sidecar.sha256:
+            raise PackError(f"{plan}: the plan was altered or is torn. Delete it and build it again: {BUILD}")
+        return content
+
+    def put(self, key: Key, plan: bytes, *, built_ns: int, seconds: float) -> Path:
+        """Keep a plan: whole, or not at all. Raises OSError."""
+        file = self._plan(key)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256(plan).hexdigest()
+        sidecar = Sidecar(key=key, sha256=digest, built_ns=built_ns, seconds=round(seconds, 3))
+        file.with_suffix(".json").unlink(missing_ok=True)  # until the new plan is whole there is none
+        _write(file, plan)
+        _write(file.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(sidecar)) + b"\n")
+        return file
+
+    def why_not(self, key: Key) -> str:
+        """In words, why there is no plan for `key`: what changed since the one that is most like it."""
+        others = [sidecar.key for sidecar in self._of(key.network)]
+        if not others:
+            return f"{key.network}: no plan was built yet"
+        nearest = min(others, key=lambda other: len(changes(other, key)))
+        return f"{key.network}: " + "; ".join(changes(nearest, key))
+
+    def timing(self, key: Key) -> Path:
+        """The builder's own cache of measurements for the library and GPU of `key`."""
+        parts = (key.library, key.version, key.gpu)
+        return self.folder / f"timing.{'.'.join(re.sub(r'[^A-Za-z0-9.-]+', '_', part) for part in parts)}.cache"
+
+    def _plan(self, key: Key) -> Path:
+        return self.folder / key.network / f"{key.digest}.plan"
+
+    def _of(self, network: str) -> Iterator[Sidecar]:
+        """Every plan of a network, the newest first."""
+        found = [_read(path) for path in (self.folder / network).glob("*.json")]
+        yield from sorted((each for each in found if each is not None), key=lambda each: -each.built_ns)
+
+
+BUILD = "python -m build_engines build --pack DIR"
+
+
+def changes(built: Key, wanted: Key) -> list[str]:
+    """In words, what differs between the plan that was built and the one that is wanted."""
+    return [
+        f"{words} changed: built for {_shown(getattr(built, field))}, here {_shown(getattr(wanted, field))}"
+        for field, words in SAID.items()
+        if getattr(built, field) != getattr(wanted, field)
+    ]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return "/".join(map(str, value))
+    text = str(value)
+    return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text
+
+
+def _read(sidecar: Path) -> Sidecar | None:
+    """None if it is torn, or of another version of this program."""
+    try:
+        return msgspec.json.decode(sidecar.read_bytes(), type=Sidecar)
+    except msgspec.DecodeError:
+        return None
+
+
+def _write(file: Path, content: bytes) -> None:
+    half = file.with_name(f".{file.name}.part")
+    with half.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(half, file)

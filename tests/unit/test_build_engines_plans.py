@@ -1,0 +1,112 @@
+"""`build_engines build`, for real, with TensorRT-RTX ahead of time: it builds without a GPU, and runs on one only."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from build_engines import build as plans
+from build_engines.__main__ import main
+from build_engines.build import AHEAD_OF_TIME, Target, build, key_of, plan_of
+from inspector.errors import ConfigError, PackError
+from inspector.pack import Pack, load
+from inspector.plans import Cache
+from inspector.runtimes import _tensorrt
+from inspector.runtimes._tensorrt import Library
+
+ENGINES = Path(__file__).parents[2] / "engines"
+PACKS = sorted(path.parent for path in ENGINES.glob("*/manifest.yaml"))
+TARGET = Target(*AHEAD_OF_TIME, "fp16", (1, 8, 16))
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Library:
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed: pip install tensorrt-rtx")
+    return _tensorrt.load("TensorRT-RTX")
+
+
+@pytest.fixture(scope="module", params=PACKS, ids=lambda folder: folder.name)
+def pack(request: pytest.FixtureRequest) -> Pack:
+    return load(request.param)
+
+
+def test_every_network_of_every_pack_is_built_in_half_precision(rtx: Library, pack: Pack, tmp_path: Path) -> None:
+    cache, steps = Cache(tmp_path / "plans"), list[str]()
+    built = list(build(pack, rtx, TARGET, cache, steps.append))
+    assert [each.network for each in built] == steps == list(pack.networks())
+    whole = {each.network: each for each in build(pack, rtx, replace(TARGET, precision="fp32"), cache, lambda _: None)}
+    for network, (_, digest) in pack.networks().items():
+        plan = cache.find(key_of(rtx, TARGET, network, digest))
+        assert plan is not None
+        assert 100_000 < len(plan) < 0.75 * whole[network].file_bytes  # half the weights, and some code
+    again = list(build(pack, rtx, TARGET, cache, steps.append))
+    assert [each.seconds for each in again] == [None] * len(built)
+    assert len(steps) == len(built)
+
+
+def graph(path: Path, operator: str, **attributes: object) -> Path:
+    """A network of one operator."""
+    frames = helper.make_tensor_value_info("frames", TensorProto.FLOAT, ["batch", 1, 8, 16])
+    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, None)
+    domain = "a.strange.place" if operator == "Unheard" else ""
+    node = helper.make_node(operator, ["frames"], ["score"], domain=domain, **attributes)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("a.strange.place", 1)]
+    onnx.save(helper.make_model(helper.make_graph([node], "one", [frames], [score]), opset_imports=imports), path)
+    return path
+
+
+def test_an_unknown_operator_is_refused_in_the_parsers_words(rtx: Library, tmp_path: Path) -> None:
+    with pytest.raises(PackError, match=r"bad\.onnx: TensorRT-RTX .* refuses it: .*Unheard"):
+        plan_of(rtx, graph(tmp_path / "bad.onnx", "Unheard"), TARGET)
+
+
+@pytest.mark.parametrize("content", [b"", b"no network at all", b"\x08\x08\x12\x07pytorch"])
+def test_what_is_no_network_is_refused(rtx: Library, tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "bad.onnx"
+    file.write_bytes(content)
+    with pytest.raises(PackError, match=r"bad\.onnx: TensorRT-RTX"):
+        plan_of(rtx, file, TARGET)
+
+
+def test_a_cache_that_cannot_be_written_is_named(rtx: Library, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--cache"):
+        list(build(load(PACKS[0]), rtx, TARGET, Cache(tmp_path / "file" / "plans"), lambda _: None))
+
+
+def test_the_command_builds_and_then_finds(rtx: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["build", "--pack", str(PACKS[0]), "--cache", str(tmp_path), "--ahead-of-time"]
+    assert main(words) == 0
+    assert capsys.readouterr().err.count(" s\n") == len(load(PACKS[0]).networks())
+    assert main(words) == 0
+    assert capsys.readouterr().err.count("was there") == len(load(PACKS[0]).networks())
+
+
+def test_without_a_gpu_there_is_nothing_to_build_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "gpus", list)
+    with pytest.raises(ConfigError, match="--ahead-of-time"):
+        plans.choose(None, ahead_of_time=False)
+
+
+def test_tensorrt_builds_nothing_ahead_of_time() -> None:
+    with pytest.raises(ConfigError, match="--library rtx"):
+        plans.choose("tensorrt", ahead_of_time=True)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 2), (4, 2, 8), (1, 9, 8), (1, 8, 4096)])
+def test_batches_must_grow(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(ConfigError, match="--batch"):
+        plans.batches(sizes)
+
+
+def test_an_altered_pack_is_not_built(rtx: Library, tmp_path: Path) -> None:
+    copy = tmp_path / "pack"
+    shutil.copytree(PACKS[0], copy)
+    (copy / "gate.onnx").write_bytes(b"something else")
+    assert main(["build", "--pack", str(copy), "--cache", str(tmp_path / "plans"), "--ahead-of-time"]) == 78
+    assert not (tmp_path / "plans").exists()
