@@ -19,9 +19,9 @@ import onnxruntime
 from inspector import preprocess
 from inspector.cameras import synthetic
 from inspector.config import EdgeConfig
+from inspector.flatfield import FlatField
 from inspector.pack import Pack
 from inspector.pool import Pool
-from inspector.preprocess import FlatField
 from inspector.records import Frame, Pixels
 
 

@@ -36,9 +36,9 @@ from machine import cpu_by_thread, describe, spent_since
 from steady import paced, soak
 
 from inspector import pack as packs
+from inspector.flatfield import FlatField
 from inspector.pack import Pack
 from inspector.pipeline import Line
-from inspector.preprocess import FlatField
 from inspector.service import stopped_by_signals
 
 PACK = Path(__file__).parent.parent / "engines" / "severstal"

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from build_engines.files import write_whole
-from build_engines.precisions import twin_of
 from inspector.errors import ConfigError, PackError
 from inspector.pack import Pack
 from inspector.plans import ANY, Cache, Key, Precision
@@ -105,7 +104,7 @@ def build(pack: Pack, library: Library, target: Target, cache: Cache, step: Step
         PackError: a network is refused, with the parser's own words.
         ConfigError: the cache cannot be written.
     """
-    for network, (file, onnx) in pack.networks().items():
+    for network, (file, onnx) in sources(pack, target.precision).items():
         key = key_of(library, target, network, onnx)
         known = cache.find(key)
         if known is not None:
@@ -123,12 +122,16 @@ def build(pack: Pack, library: Library, target: Target, cache: Cache, step: Step
         yield Built(network, len(plan), seconds)
 
 
+def sources(pack: Pack, precision: Precision) -> dict[str, tuple[Path, str]]:
+    """Network -> (file, SHA-256) that its plan is built from: its twin where the pack has one."""
+    return pack.networks() | (pack.twins() if precision == "fp16" else {})
+
+
 @contextmanager
 def _in_precision(file: Path, pack: Pack, precision: Precision) -> Iterator[Path]:
-    """The file to build from."""
-    twin = twin_of(file.parent, file.stem)
-    if precision == "fp32" or twin.is_file():
-        yield file if precision == "fp32" else twin
+    """The file itself, or the twin that it lacks."""
+    if precision == "fp32" or file in {twin for twin, _ in pack.twins().values()}:
+        yield file
         return
     from build_engines.export import half_twin
 

@@ -23,8 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from build_engines.defaults import SCALE
 from build_engines.files import digest
 from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, prepare
-from build_engines.precisions import twin_of
-from inspector.pack import MANIFEST, Manifest, TileSize
+from inspector.pack import MANIFEST, Manifest, TileSize, Twin
 
 OPSET = 17
 HALF_TOLERANCE = {"uint8": 12.0, "float32": 2e-2}
@@ -148,6 +147,11 @@ def _compare(file: Path, found: NDArray[Any], wanted: NDArray[Any], allowed: flo
         raise ParityError(f"{file}: differs from its original by {worst:.4g}, allowed {allowed}")
 
 
+def twin_of(folder: Path, network: str) -> Path:
+    """Where the float16 twin of a network lies."""
+    return folder / f"{network}.fp16.onnx"
+
+
 def half_twin(file: Path, tile: TileSize) -> Path:
     """Write <network>.fp16.onnx beside an exported network: float16 inside, the same input and output.
 
@@ -175,16 +179,17 @@ def half_twin(file: Path, tile: TileSize) -> Path:
     return twin
 
 
-def export_all(networks: Mapping[str, Deployed], tile: TileSize, folder: Path) -> dict[str, str]:
-    """Export every network to `folder`/<name>.onnx; name -> SHA-256."""
+def export_all(networks: Mapping[str, Deployed], tile: TileSize, folder: Path) -> dict[str, dict[str, Any]]:
+    """Export every network to `folder`/<name>.onnx with its twin; name -> what the manifest says of the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    digests = {}
+    files = {}
     for name, deployed in networks.items():
         file = folder / f"{name}.onnx"
         export_network(deployed, tile, file)
-        half_twin(file, tile)
-        digests[name] = digest(file)
-    return digests
+        twin = half_twin(file, tile)
+        gpu = Twin(file=twin.name, sha256=digest(twin))
+        files[name] = {"file": file.name, "sha256": digest(file), "gpu": gpu}
+    return files
 
 
 def manifest_text(manifest: Manifest) -> str:

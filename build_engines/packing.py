@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
-from build_engines import card, datasets, evaluate, export, precisions, splits, thresholds
+from build_engines import card, datasets, evaluate, export, splits, thresholds
 from build_engines.datasets import Sample
 from build_engines.export import Deployed, DeployedGate, DeployedSegmenter, DeployedTypes
 from build_engines.networks import Classifier, Segmenter
@@ -54,7 +54,7 @@ def deployed(run: Path, facts: Facts) -> dict[str, Deployed]:
     return found
 
 
-def first_manifest(order: Order, facts: Facts, digests: dict[str, str]) -> Manifest:
+def first_manifest(order: Order, facts: Facts, files: dict[str, dict[str, Any]]) -> Manifest:
     """A manifest with the networks and plain thresholds, before they are chosen."""
     classes, names = facts.classes, facts.names | order.names
     return Manifest(
@@ -64,20 +64,18 @@ def first_manifest(order: Order, facts: Facts, digests: dict[str, str]) -> Manif
         description=f"Six-model cascade for {order.name}; see MODEL_CARD.md for what it was trained and measured on.",
         tile=TileSize(height=facts.height, width=facts.width),
         classes=[ClassName(number=number, name=names.get(number, f"class {number}")) for number in classes],
-        gate=Gate(file="gate.onnx", sha256=digests["gate"], threshold=STARTING_THRESHOLD),
+        gate=Gate(threshold=STARTING_THRESHOLD, **files["gate"]),
         types=Types(
-            file="types.onnx",
-            sha256=digests["types"],
+            **files["types"],
             thresholds=dict.fromkeys(classes, STARTING_THRESHOLD),
             floors=dict.fromkeys(classes, STARTING_FLOOR),
         ),
         segmenters=[
             SegmenterEntry(
                 class_number=number,
-                file=f"segment_{number}.onnx",
-                sha256=digests[f"segment_{number}"],
                 threshold=STARTING_THRESHOLD,
                 minimum_area_px=STARTING_AREA_PX,
+                **files[f"segment_{number}"],
             )
             for number in classes
         ],
@@ -91,8 +89,8 @@ def make(order: Order) -> dict[str, Any]:
     building = order.pack.with_name(f".{order.pack.name}.building")
     shutil.rmtree(building, ignore_errors=True)
     tile = TileSize(height=facts.height, width=facts.width)
-    digests = export.export_all(deployed(order.run, facts), tile, building)
-    export.write_manifest(first_manifest(order, facts, digests), building)
+    files = export.export_all(deployed(order.run, facts), tile, building)
+    export.write_manifest(first_manifest(order, facts, files), building)
     validation = [_part(samples, parts, "validation"), *(datasets.read(folder) for folder in order.validation)]
     export.write_manifest(thresholds.choose(packs.load(building), validation), building)
     tests = {"held-out real frames": _part(samples, parts, "test")}
@@ -102,7 +100,6 @@ def make(order: Order) -> dict[str, Any]:
     costs = card.costs(pack)
     manifest = with_figures(pack.manifest, reports, costs)
     export.write_manifest(manifest, building)
-    precisions.write(packs.load(building))
     scales = facts.scale, scale_of("gate", facts)
     card.write(building / "MODEL_CARD.md", card.Facts(manifest, samples, parts, reports, costs, *scales, order.note))
     export.put_in_place(building, order.pack)

@@ -2,8 +2,8 @@
 
 Calibrated on frames of the training part, judged on those of the validation part with the rest of the cascade as it is.
 A network changes to int8 when it takes at most FASTER of the time of its float32 original on one thread, and none of
-its own figures falls by more than ALLOWED. precisions.yaml in the pack says, for every network, which file and
-precision runs where and why; the manifest names the file for the CPU.
+its own figures falls by more than ALLOWED. The pack's manifest says, for every network, which file and precision runs
+where, and under `figures.int8` why.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from build_engines import evaluate, export, precisions
+from build_engines import evaluate, export
 from build_engines.datasets import Sample
 from build_engines.figures import Table, figures
 from build_engines.files import digest, write_whole
@@ -154,9 +155,15 @@ def _own_figures(pack: Pack, records: Sequence[Record]) -> dict[str, dict[str, f
 
 def with_file(pack: Pack, network: str, file: Path) -> Pack:
     """The pack with another file for a network."""
+    precision = "int8" if file.name.endswith(".int8.onnx") else "float32"
+    return _changed(pack, network, lambda _: {"file": file.name, "sha256": digest(file), "precision": precision})
+
+
+def _changed(pack: Pack, network: str, fields: Callable[[Any], dict[str, Any]]) -> Pack:
+    """The pack with other fields in the manifest's entry of a network."""
 
     def changed(entry: Any) -> Any:
-        return msgspec.structs.replace(entry, file=file.name, sha256=digest(file))
+        return msgspec.structs.replace(entry, **fields(entry))
 
     manifest = pack.manifest
     if network in ("gate", "types"):
@@ -185,14 +192,18 @@ def timed(pack: Pack, *files: Path) -> tuple[float, float]:
 
 
 def _adopt(pack: Pack, trials: Sequence[Trial]) -> None:
-    """Keep what passed: first the files, then the manifest that names them, then precisions.yaml."""
+    """Keep what passed: first the files, then the manifest that names them."""
     for trial in trials:
         if trial.verdict == "int8":
             pack = with_file(pack, trial.network, trial.file)
         else:
             trial.file.unlink()
+        pack = _changed(pack, trial.network, partial(_with_trial, trial))
     write_whole(pack.folder / packs.MANIFEST, export.manifest_text(pack.manifest).encode())
-    precisions.write(pack, {trial.network: _told(trial) for trial in trials})
+
+
+def _with_trial(trial: Trial, entry: Any) -> dict[str, Any]:
+    return {"figures": entry.figures | {"int8": _told(trial)}}
 
 
 def _told(trial: Trial) -> dict[str, Any]:

@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 MODULES = {
     "cameras": ("inspector.discovery", "look for cameras (broadcasts on the network)"),
+    "calibrate": ("inspector.calibrate", "record the flat-field of a camera from an even, lit, moving surface"),
     "coil": ("inspector.coil", "tell a running line that a coil starts or ends, or show those it knows"),
+    "record": ("inspector.record", "write the raw frames of a line's cameras to disk"),
     "keys": ("inspector.keysmith", "make and list the keys of clients"),
     "export": ("inspector.export", "a coil's events as JSON lines, CSV, Parquet or run lengths"),
     "bridge": ("inspector.bridge", "forward events to NATS JetStream or MQTT"),
@@ -98,8 +100,10 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("--journal", type=Path, metavar="FILE", help="keep the journal here")
     replay.add_argument("--contiguous", action="store_true", help="the pictures show one strip without a break")
     replay.add_argument("--frame-lines", type=_count, metavar="N", help="cut higher pictures and videos into N lines")
-    replay.add_argument("--coil", default="replay", help="number of the coil in events")
-    replay.add_argument("--pitch-mm", type=_positive, default=0.5, help="size of a pixel on the strip (default: 0.5)")
+    replay.add_argument("--coil", help="number of the coil in events (default: as recorded, else replay)")
+    replay.add_argument(
+        "--pitch-mm", type=_positive, help="size of a pixel on the strip (default: as recorded, or 0.5)"
+    )
     replay.add_argument("--batch", type=_count, default=4, help="frames in a batch at most; events do not depend on it")
     replay.set_defaults(command=_replay)
 

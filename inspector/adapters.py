@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,6 +51,24 @@ def options(adapter: ModuleType, raw: dict[str, Any], where: str) -> Any:
         return convert(raw, adapter.Options)
     except msgspec.ValidationError as error:
         raise ConfigError(explain(error, adapter.Options, where)) from None
+
+
+_ADDRESS = re.compile(r"\S*://\S*")
+_USER = re.compile(r"://\S*@")
+_SECRET = re.compile(r"(?i)(pass(?:word|wd|phrase)?|pwd|token|secret|key)=[^&;,/\s'\"]+")
+
+
+def masked(text: str) -> str:
+    """`text` without what stands in its addresses to prove who asks: `rtsp://USER:PASSWORD@host/?token=T`.
+
+    What is between `://` and the last `@` of an address goes, so that a password with `/` or `@` in it goes too.
+    """
+    return _ADDRESS.sub(lambda found: _SECRET.sub(r"\1=***", _USER.sub("://***@", found[0])), text)
+
+
+def shown(options: dict[str, Any]) -> str:
+    """The options as they stand in the YAML, in one line; what is secret in addresses is masked."""
+    return masked(", ".join(f"{key}={value}" for key, value in options.items()))
 
 
 def anchored(config: Config, folder: Path) -> Config:

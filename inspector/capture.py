@@ -20,6 +20,7 @@ from inspector.errors import CameraError
 from inspector.events import Reason
 from inspector.ledger import Ledger
 from inspector.metrics import CameraMetrics
+from inspector.overlap import Overlap
 from inspector.pool import Pool
 from inspector.records import Frame, Loss
 
@@ -36,9 +37,14 @@ class Tap(Protocol):
 
     def loss(self, loss: Loss) -> None: ...
 
+    def state(self, state: str, detail: str) -> None:
+        """The camera is `up` or `down`."""
+
 
 READ_S = 0.25
 """Longest wait for a frame before the loop looks round."""
+SAY_S = 1.0
+"""Between two lines in the log about lost frames."""
 BACK_OFF_S = 1.0
 """Between attempts to open a camera; never more than one attempt a second."""
 
@@ -58,6 +64,7 @@ class Capture:
         clock: Callable[[], float] = time.monotonic,
         silent_s: float | None = None,
         taps: Sequence[Tap] = (),
+        overlap: Overlap | None = None,
     ) -> None:
         self.name = name
         self.encoder_count: int | None = None
@@ -78,12 +85,17 @@ class Capture:
         self._silent_s = silent_s
         self._heard_at = 0.0
         self._taps = taps
+        self._overlap = overlap
+        self._slots = pool if overlap is None else overlap.pool(pool)
         self._told = Link()
+        self._unsaid: dict[Reason, int] = {}
+        """Losses that the log does not have yet."""
+        self._say_at = 0.0
 
     @property
     def ended(self) -> bool:
         """Nothing more will come: the strip ended or the line was told to stop."""
-        return self._stop.is_set() or (self._open and self._camera.ended)
+        return self._stop.is_set() or self._camera.ended
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +103,8 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._say_at = 0.0
+        self._say_losses()
         try:
             self._close()
         except CameraError as failure:  # every frame it gave is in the line: no reason to fail what drains
@@ -101,13 +115,14 @@ class Capture:
         try:
             if not self._open and not self._reopen():
                 return
-            got = self._camera.read(self._pool, READ_S)
+            got = self._camera.read(self._slots, READ_S)
             self._watch_silence(got is not None)
         except CameraError as error:
             self._fail(error)
             return
         finally:
             self._show_link()
+            self._say_losses()
         if isinstance(got, Frame):
             yield self._number(got)
         elif got is not None:
@@ -148,6 +163,8 @@ class Capture:
             self._metrics.clock_within(frame.uncertainty_ns / 1e9)
         for tap in self._taps:
             tap.frame(frame)
+        if self._overlap is not None:
+            self._overlap.add(frame)
         return frame
 
     def _lose(self, loss: Loss) -> None:
@@ -155,7 +172,16 @@ class Capture:
         self._ledger.lose(loss)
         for tap in self._taps:
             tap.loss(loss)
-        log.warning("camera %s lost %d frame(s): %s %s", self.name, loss.count, loss.reason, loss.detail)
+        self._unsaid[loss.reason] = self._unsaid.get(loss.reason, 0) + loss.count
+        self._say_losses(loss.detail)
+
+    def _say_losses(self, detail: str = "") -> None:
+        """One line a second at most, however many frames are lost."""
+        if self._unsaid and self._clock() >= self._say_at:
+            self._say_at = self._clock() + SAY_S
+            lost = ", ".join(f"{count} {reason}" for reason, count in self._unsaid.items())
+            log.warning("camera %s lost frames: %s; %s", self.name, lost, detail or "since the last such line")
+            self._unsaid.clear()
 
     def _reopen(self) -> bool:
         wait_s = self._try_at - self._clock()
@@ -173,9 +199,13 @@ class Capture:
         return True
 
     def _fail(self, error: CameraError) -> None:
+        ran = self._open  # then it was opened more than a second ago, or `_try_at` says when that will be
         with suppress(CameraError):  # a dead camera may refuse even to be let go
             self._close()
-        self._try_at = max(self._try_at, self._clock() + BACK_OFF_S)
+        if error.at_once:
+            self._try_at = 0.0
+        elif not ran:
+            self._try_at = max(self._try_at, self._clock() + BACK_OFF_S)
         self._say(False, str(error))
 
     def _close(self) -> None:
@@ -195,4 +225,6 @@ class Capture:
             log.error("camera %s is down: %s; trying again every %.0f s", self.name, detail, BACK_OFF_S)
         elif not first:
             log.warning("camera %s is back", self.name)
+        for tap in self._taps:
+            tap.state("up" if up else "down", detail)
         self._on_state(self.name, "up" if up else "down", detail)

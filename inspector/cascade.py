@@ -39,6 +39,8 @@ class Cascade:
         """
         self.passed, self.segmented = 0, {}
         verdicts = [Verdict(frame, roi, 0.0) for frame, roi in zip(batch.frames, batch.rois, strict=True)]
+        for index, seen in batch.sights.items():
+            verdicts[index].sights = seen
         if batch.tiles:
             self._stream.load([tile.pixels for tile in batch.tiles])
             scores = self._stream.gate()

@@ -10,10 +10,11 @@ from inspector import adapters, pack
 from inspector.config import DEFAULT_RULES, Config
 from inspector.control import check as check_control
 from inspector.errors import ConfigError, JournalError
+from inspector.flatfield import FlatField
 from inspector.history import check as check_history
 from inspector.journal import check as check_journal
 from inspector.monitor import check as check_monitor
-from inspector.preprocess import FlatField
+from inspector.recording import check as check_recording
 
 Row = tuple[str, str, str]
 
@@ -45,6 +46,9 @@ def check(config: Config) -> list[Row]:
     rows.append(("journal", str(config.journal.path), "synchronous" if config.journal.synchronous else "normal"))
     for index, sink in enumerate(config.sinks):
         rows.append((f"sink {sink.label}", sink.kind, _check_adapter("sinks", sink, f"sinks[{index}]")))
+    recorded = check_recording(config)
+    if config.recording is not None:
+        rows.append(("recording", str(config.recording.path), recorded))
     return rows + _check_servers(config)
 
 
@@ -107,8 +111,7 @@ def _check_adapter(seam: str, section: Any, where: str) -> str:
     check_options = vars(adapter).get("check")
     if check_options is not None:
         check_options(options)
-    shown = ", ".join(f"{key}={value}" for key, value in section.options.items())
-    return shown or "defaults"
+    return adapters.shown(section.options) or "defaults"
 
 
 def _check_rules(config: Config, classes: set[int]) -> None:

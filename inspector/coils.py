@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from inspector.errors import TelegramError
 from inspector.events import NO_COIL
 
+START, END, FORGET = "coil start", "coil end", "encoder reset"
+"""What a telegram asks for."""
 COILS_KEPT = 1000
 """How many coils back a frame's count can be looked up: a bound on memory, far more than can be in flight."""
 
@@ -45,12 +48,32 @@ class CoilMap:
     """Safe to use from any thread. The coil on the line at start has its head where the counts begin."""
 
     def __init__(self, coil: str = NO_COIL, on_forget: Callable[[], None] = lambda: None) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._at_start = coil
         self._on_forget = on_forget
         self._first: Coil | None = None
         self._later: list[Coil] = []
         self._graded: int | None = None
+        self.passed: tuple[str, int] | None = None
+        """(camera, sequence) of the frame that was graded last."""
+        self.on_told: Callable[[str, str, int], None] = lambda ask, coil, encoder_count: None
+        """Called with each telegram that is in force now, before any other frame is graded."""
+
+    def still(self) -> AbstractContextManager[object]:
+        """While a frame is graded nobody can tell of a coil: a telegram comes before a frame or behind it."""
+        return self._lock
+
+    # ------------------------------------------------------------ what a recording keeps of it
+
+    def snapshot(self) -> tuple[Coil | None, list[Coil]]:
+        """The coil on the line at start, once its head is known, and those that the plant told of."""
+        with self._lock:
+            return self._first, list(self._later)
+
+    def recall(self, first: Coil | None, told: Sequence[Coil]) -> None:
+        """What `snapshot` gave; before the first frame."""
+        with self._lock:
+            self._first, self._later = first, list(told)
 
     # ------------------------------------------------------------ what the strip says
 
@@ -74,6 +97,7 @@ class CoilMap:
             told = bool(self._later)
             self._later.clear()
             self._first = self._graded = None
+            self.on_told(FORGET, "", 0)
         if told:
             self._on_forget()
         return True
@@ -97,7 +121,9 @@ class CoilMap:
             TelegramError: strip of a coil that begins behind this head was graded already.
         """
         with self._lock:
-            return self._tell(coil, head_count)
+            told = self._tell(coil, head_count)
+            self.on_told(START, coil, head_count)
+            return told
 
     def end(self, tail_count: int, coil: str | None = None) -> Told:
         """The coil's tail lies at `tail_count`: what follows belongs to no coil, unless one starts right there.
@@ -114,7 +140,9 @@ class CoilMap:
             at_tail = self._look_up(tail_count)
             if at_tail.head_count == tail_count and at_tail in self._later:
                 return Told(at_tail, lies.name, at_tail.name == NO_COIL, self._ahead(tail_count))
-            return self._tell(NO_COIL, tail_count)
+            told = self._tell(NO_COIL, tail_count)
+            self.on_told(END, lies.name, tail_count)
+            return told
 
     def _tell(self, name: str, head_count: int) -> Told:
         ahead, previous = self._ahead(head_count), self._look_up(head_count - 1).name

@@ -51,7 +51,12 @@ class CameraConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True
     offset_mm: Finite = 0.0
     """Where the frame's column 0 lies across the strip, from the line's reference edge."""
     flat_field: Path | None = None
-    """A .npz file with per-column `offset` and `gain`; without it pixels are taken as they are."""
+    """A .npz file with per-column `offset` and `gain`, which `inspector calibrate` makes; without it pixels are taken
+    as they are."""
+    overlap_lines: Annotated[int, Meta(ge=0, le=16_384)] = 0
+    """So many of its last lines a frame shares with the next one, which shows them again at its top, so that a defect
+    on the seam of two frames is seen whole. Best so many that they and the camera's own lines make the height of the
+    pack's tiles: 32 with frames of 224 lines for tiles of 256."""
     silent_s: Positive | None = None
     """A camera that gives no frame for this long, seconds, is taken for dead and opened again. Left out: never, as a
     camera that an encoder triggers is silent while the strip stands."""
@@ -69,6 +74,30 @@ class EdgeConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     blind_frames: AtLeast1 = 8
     """After so many frames in a row that show no strip at all (lamp out, lens covered, strip out of view) the camera is
     told to be blind by a state event: its frames count as inspected, but there was nothing to see."""
+
+
+class ViewConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How well each camera sees is watched; what is wrong for two windows on end is told by a state event."""
+
+    watch: bool = True
+    """Watch all that follows. That a camera sees strip at all is watched anyway: see `edges.blind_frames`."""
+    window_frames: Annotated[int, Meta(ge=8, le=1000)] = 32
+    """Frames that are put together for one look."""
+    dark_below: Fraction | None = 0.21
+    """`dark`: even the brightest 0.1 % of the strip stays below this share of full scale; null: not watched. Dark steel
+    is far above, as it has bright spots too; with the lamp at a fifth nothing can be above."""
+    glare_above: Fraction | None = 0.5
+    """`glare`: more than this share of the strip is saturated; null: not watched."""
+    focus_below: Fraction | None = 0.1
+    """`out of focus`: the finest detail is weaker than this against the coarser (metric `camera_focus_ratio`); null:
+    not watched. Sharp steel has 0.12 to 0.6, an image blurred by 2 px (standard deviation) 0.07 to 0.1."""
+    column_off: Fraction | None = 0.15
+    """`dead columns`: the level of columns is off that of their neighbours by more than this share, or they do not
+    vary along the strip; null: not watched."""
+    column_frames: Annotated[int, Meta(ge=8, le=1_000_000)] = 1024
+    """Columns are told only after so many frames: a scratch along the strip looks the same, but ends."""
+    strip_below: Fraction | None = None
+    """`little strip`: less than this share of the frame's width is strip on average; null: not watched."""
 
 
 class BatchConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,6 +204,29 @@ class MonitorConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Its port; 0: any free one (printed at start)."""
 
 
+class RecordingConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Raw frames on disk: a rolling window of all, and what lies around each severe defect and each loss for longer."""
+
+    path: Path
+    """A folder of its own; it is made when it is missing."""
+    window_gb: Positive = 20.0
+    """What the window holds at most, gigabytes (10^9 bytes), all cameras together; its oldest is deleted first."""
+    before_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    """So much before a severe defect or a loss is kept, seconds, as far as the window reaches back."""
+    after_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+    """So much behind it is kept, seconds. Both are rounded up to whole pieces of the window (`segment_s`)."""
+    severities: list[Name] = msgspec.field(default_factory=lambda: ["critical"])
+    """Defects of these severities are kept; empty: none."""
+    losses: bool = True
+    """Whatever becomes a gap is kept too, and the death of a camera."""
+    keep_gb: Positive = 20.0
+    """What is kept is at most so much, gigabytes; the oldest is deleted first."""
+    queue_frames: FewFrames = 128
+    """Frames of all cameras that wait for the disk at most, in memory; more are not recorded, and counted."""
+    segment_s: Annotated[float, Meta(gt=0, le=600)] = 4.0
+    """The window consists of pieces of so many seconds."""
+
+
 class LineConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name
     """Name of the line in topics and in the events' source."""
@@ -201,6 +253,7 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cameras: Annotated[list[CameraConfig], Meta(min_length=1)]
     runtime: RuntimeConfig = RuntimeConfig()
     edges: EdgeConfig = EdgeConfig()
+    view: ViewConfig = ViewConfig()
     batch: BatchConfig = BatchConfig()
     grading: GradingConfig = GradingConfig()
     journal: JournalConfig
@@ -211,6 +264,8 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Left out or null: no control socket."""
     monitor: MonitorConfig | None = MonitorConfig()
     """Left out: the default address; null: no monitor at all."""
+    recording: RecordingConfig | None = None
+    """Left out or null: raw frames are not recorded."""
 
 
 def load(path: Path) -> Config:
@@ -281,6 +336,9 @@ def _anchored(config: Config, folder: Path) -> Config:
         msgspec.structs.replace(c, flat_field=folder / c.flat_field) if c.flat_field else c for c in config.cameras
     ]
     journal = msgspec.structs.replace(config.journal, path=folder / config.journal.path)
+    recording = config.recording
+    if recording is not None:
+        recording = msgspec.structs.replace(recording, path=folder / recording.path)
     return msgspec.structs.replace(
         config,
         pack=folder / config.pack,
@@ -288,6 +346,7 @@ def _anchored(config: Config, folder: Path) -> Config:
         journal=journal,
         history=_with_keys(config.history, folder),
         control=_with_keys(config.control, folder),
+        recording=recording,
     )
 
 

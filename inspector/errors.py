@@ -4,6 +4,7 @@ InspectorError
 ├── ConfigError          a file or setting is wrong; the daemon exits 78 and systemd leaves it stopped
 │   └── PackError        a pack of engines is missing, altered or of another format
 ├── CameraError          a camera is gone or refuses; the capture worker reopens it
+├── CalibrationError     what a camera shows cannot be the reference of its flat-field
 ├── EngineError          a network failed while it ran; the stage fails and the daemon ends with 1
 ├── JournalError         the journal cannot be opened, read or written
 ├── SinkError            a sink cannot deliver; the event stays in the journal
@@ -40,6 +41,13 @@ class PackError(ConfigError):
 
 class CameraError(InspectorError):
     """A camera is gone, refuses or answers nonsense. Recoverable: the capture worker reopens the camera."""
+
+    at_once = False
+    """It may be opened again without the usual pause."""
+
+
+class CalibrationError(InspectorError):
+    """What a camera shows cannot be the reference of its flat-field."""
 
 
 class EngineError(InspectorError):

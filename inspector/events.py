@@ -152,6 +152,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="st
     part: str
     state: str
     detail: str
+    about: str | None = None
+    """What the state is about, where a part has several at once: of a camera its `view`, the `motion` of the strip
+    under it, or its `encoder`; None: whether it is up."""
 
 
 class CameraTotals(msgspec.Struct, frozen=True, kw_only=True):

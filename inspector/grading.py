@@ -1,4 +1,4 @@
-"""Verdicts -> events: place in millimetres, join across frames, severity by rule, gaps.
+"""Verdicts -> events: where the strip is, what goes on across frames, gaps, coils, and the fate of every frame.
 
 Verdicts come in the order of their batches, so in frame order for each camera. A region at a frame's rim stays open
 until the next frame of its camera shows whether it goes on; a frame is settled as inspected only when every defect
@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from inspector.coils import Coil, CoilMap
-from inspector.config import GradingConfig, SeverityRule
-from inspector.events import Along, Box, CoilEvent, Defect, DefectClass, Gap, Mask, Position, Reason, Size, State
+from inspector.config import GradingConfig
+from inspector.drafting import Drafting
+from inspector.events import CoilEvent, Reason, State
 from inspector.joining import Joining, OpenDefect
-from inspector.journal import Resumed, rfc3339
+from inspector.journal import Resumed
 from inspector.ledger import Ledger
 from inspector.pack import Pack
-from inspector.records import Draft, Frame, Graded, Loss, Roi, Settled, Shown, Verdict, Verdicts
+from inspector.records import Draft, Frame, Graded, Loss, Settled, Shown, Verdict, Verdicts
 from inspector.strip import Geometry
+from inspector.travel import Motion, Span, Step, Travel, remeasure
 
 REVERSED_MM = 50_000.0
 """A strip that was reversed farther than this is taken for one whose encoder counts anew."""
@@ -33,16 +35,19 @@ class _Track:
 
     geometry: Geometry
     joining: Joining
+    travel: Travel
     next_sequence: int = 0
-    end_count: int | None = None
-    height: int = 0
+    lines: int = 0
+    """Of the newest frame, without those that the frame before shows."""
     width: int = 0
     piece: int = 0
     coil: str | None = None
-    dark: int = 0
-    """Frames in a row that showed no strip."""
+    told: bool = False
+    """All that the newest frame shows is in events, also what the next frame shows again."""
     unsettled: list[tuple[int, int, int, float, int]] = field(default_factory=list)
     """(sequence, end count, birth, mm, width in px) of inspected frames that wait for an open defect."""
+    waiting: Verdict | None = None
+    """The newest frame, while only the next one can say how much strip it shows."""
     untold: Draft | None = None
     """The gap that earlier runs left. It goes out with the first fate: a kill before that leaves it to the next run."""
 
@@ -60,21 +65,26 @@ class Grading:
         ledger: Ledger,
         resumed: Mapping[str, Resumed],
         birth: Callable[[Frame], int] = lambda frame: frame.exposed_ns,
-        blind_frames: int = 8,
+        overlaps: Mapping[str, int] | None = None,
     ) -> None:
+        """`overlaps`: camera -> lines at most that its frames share with the one before."""
         self._line = line
-        self._config = config
-        self._pack = pack
         self._coils = coils
+        self._drafting = Drafting(line, config, pack, coils)
         self._ledger = ledger
         self._resumed = dict(resumed)
         self._birth = birth
-        self._blind_frames = blind_frames
-        self._tracks = {name: _Track(geometry, Joining(config)) for name, geometry in geometries.items()}
+        shared = overlaps or {}
+        self._tracks = {
+            name: _Track(geometry, Joining(config, shared.get(name, 0)), Travel(geometry))
+            for name, geometry in geometries.items()
+        }
         self._coil: Coil | None = None
         self._last_count = 0
         self._last_ns = 0
         self._standing = False
+        self.after_frame: Callable[[Graded], None] = lambda graded: None
+        """Called behind each frame; it may tell of coils, or that the strip stands."""
 
     @property
     def graded_count(self) -> int | None:
@@ -87,19 +97,45 @@ class Grading:
         """The events and fates that this batch completes. Releases its frames."""
         graded = Graded()
         for verdict in verdicts.verdicts:
-            self._take(verdict, graded)
-            verdict.frame.release()
+            self._meet(verdict, graded)
         for name in {verdict.frame.camera: None for verdict in verdicts.verdicts}:
             self._settle(name, self._tracks[name], graded)
         return graded
 
-    def stand(self) -> Graded:
-        """The strip stands: what waits for its continuation is told now, as nobody knows when that comes."""
-        graded = Graded()
+    def _meet(self, verdict: Verdict, graded: Graded) -> None:
+        """A frame whose encoder measures its lines waits for the next one, which says where they ended."""
+        track = self._tracks[verdict.frame.camera]
+        self._pass_waiting(track, graded, verdict.frame)
+        if verdict.frame.counts_per_line is None:
+            self._pass(verdict, graded)
+        else:
+            track.waiting = verdict
+
+    def _pass_waiting(self, track: _Track, graded: Graded, following: Frame | None = None) -> None:
+        waiting, track.waiting = track.waiting, None
+        if waiting is not None:
+            if following is None or not remeasure(waiting.frame, following, track.geometry):
+                track.travel.doubt(waiting.frame)
+            self._pass(waiting, graded)
+
+    def _pass(self, verdict: Verdict, graded: Graded) -> None:
+        with self._coils.still():
+            self._take(verdict, graded)
+            self._coils.passed = verdict.frame.camera, verdict.frame.sequence
+        verdict.frame.release()
+        self.after_frame(graded)
+
+    def stand(self, graded: Graded | None = None) -> Graded:
+        """The strip stands: what waits for its continuation is told now, as nobody knows when that comes.
+
+        It is told with `graded`, where that is given.
+        """
+        graded = Graded() if graded is None else graded
         if not self._standing:
             self._standing = True
             for name, track in self._tracks.items():
                 self._emit(track.joining.interrupt(), track, graded)
+                track.told = True
                 self._settle(name, track, graded)
             self._say("strip", "standing", "", graded)
         return graded
@@ -109,10 +145,11 @@ class Grading:
         graded = Graded()
         issued = self._ledger.issued()
         for name, track in self._tracks.items():
+            self._pass_waiting(track, graded)
             self._emit(track.joining.close(), track, graded)
             self._settle(name, track, graded, everything=True)
             if issued[name] > track.next_sequence:
-                self._book_hole(name, track, issued[name], None, graded)
+                self._book_end(name, track, issued[name], graded)
         if self._coil is not None:
             self._coil_event(self._coil, "end", self._last_count, None, graded)
         return graded
@@ -124,49 +161,62 @@ class Grading:
         if self._standing:
             self._standing = False
             self._say("strip", "running", "", graded)
-        self._coils.reach(frame.encoder_count + track.geometry.counts_of_lines(frame.pixels.shape[0]))
-        if track.end_count is None:
+        span = Span.of(frame, self._shared(frame, track), track.geometry)
+        self._coils.reach(max(span.begin, span.end))
+        if track.travel.end is None:
             self._begin(frame, track, graded)
-        elsewhere = frame.piece != track.piece or frame.pixels.shape[1] != track.width
-        if frame.sequence > track.next_sequence or elsewhere:
+        lost = frame.sequence - track.next_sequence
+        if lost or frame.piece != track.piece or frame.pixels.shape[1] != track.width:
             self._emit(track.joining.close(), track, graded)
-        if frame.sequence > track.next_sequence:
-            self._book_hole(frame.camera, track, frame.sequence, frame, graded)
-        elif track.end_count is not None:
-            self._watch_encoder(frame, track, track.end_count, graded)
-        self._watch_view(verdict, track, graded)
-        self._meet_coil(frame, track, graded)
+            track.told = True
+        if lost:
+            self._book_before(frame, span, track, graded)
+        length_mm = self._move(frame, span, lost, track, graded)
+        for state, detail in verdict.sights:
+            self._say(frame.camera, state, detail, graded, "view")
+        self._meet_coil(span, track, graded)
         if verdict.regions or track.joining.open:
-            self._emit(track.joining.follow(verdict), track, graded)
-        track.next_sequence = frame.sequence + 1
-        track.piece = frame.piece
-        track.height, track.width = frame.pixels.shape
-        track.end_count = frame.encoder_count + track.geometry.counts_of_lines(frame.pixels.shape[0])
-        self._last_count = max(self._last_count, track.end_count)
-        length_mm = track.geometry.length_mm(track.height)
+            told = track.told and span.lines < frame.pixels.shape[0]
+            self._emit(track.joining.follow(verdict, told), track, graded)
+        track.told = False
+        track.next_sequence, track.piece = frame.sequence + 1, frame.piece
+        track.lines, track.width = span.lines, frame.pixels.shape[1]
+        self._last_count = max(self._last_count, span.end)
         if frame.source is not None:
-            head = self._coils.at(frame.encoder_count).head_count
-            start_mm = track.geometry.along_mm(frame.encoder_count, 0, head)
-            graded.shown.append(Shown(frame.source, start_mm, start_mm + length_mm))
-        track.unsettled.append((frame.sequence, track.end_count, self._birth(frame), length_mm, track.width))
+            graded.shown.append(self._show(frame.source, span, track.geometry))
+        end = span.end if track.travel.motion is Motion.FORWARD else track.travel.furthest
+        track.unsettled.append((frame.sequence, end, self._birth(frame), length_mm, track.width))
+
+    @staticmethod
+    def _shared(frame: Frame, track: _Track) -> int:
+        """Lines at its top that were graded with the frame before: none, if that one was lost on the way."""
+        follows = track.travel.end is not None and frame.sequence == track.next_sequence
+        return frame.overlap_lines if follows else 0
+
+    def _show(self, source: str, span: Span, geometry: Geometry) -> Shown:
+        first = min(span.begin, span.end)
+        start_mm = geometry.along_mm(first, 0, self._coils.at(first).head_count)
+        return Shown(source, start_mm, start_mm + geometry.length_mm(span.lines))
 
     def _begin(self, frame: Frame, track: _Track, graded: Graded) -> None:
         """The camera's first frame of this run; the strip begins with the frames that were lost before it."""
         track.piece = frame.piece
-        track.end_count = frame.encoder_count - track.geometry.counts_of_lines(frame.pixels.shape[0] * frame.sequence)
+        own = Span.of(frame, frame.overlap_lines, track.geometry)
+        begins = own.begin - track.geometry.counts_of_lines(own.lines * frame.sequence)
+        track.travel.start(begins, frame.piece)
         resumed = self._resumed.pop(frame.camera, None)
         start = None if resumed is None else resumed.end_count
         if start is not None:
-            self._resume_coils(track.end_count, start, track, graded)
-        self._coils.begin(track.end_count)
+            self._resume_coils(begins, start, track, graded)
+        self._coils.begin(begins)
         if resumed is None:
             return
         if start is None:  # nowhere is known: they lay somewhere before
-            start = track.end_count - track.geometry.counts_of_lines(frame.pixels.shape[0] * resumed.frames)
-        if resumed.frames or track.end_count > start:
+            start = begins - track.geometry.counts_of_lines(own.lines * resumed.frames)
+        if resumed.frames or begins > start:
             detail = "the daemon was killed or stopped; this strip passed before it was back"
             loss = Loss(frame.camera, 0, resumed.frames, Reason.CRASH, detail)
-            track.untold = self._gap(loss, track.geometry, start, max(start, track.end_count), frame.exposed_ns)
+            track.untold = self._gap(loss, track, start, max(start, begins), frame.exposed_ns)
 
     def _tell(self, track: _Track, graded: Graded) -> None:
         untold, track.untold = track.untold, None
@@ -175,11 +225,27 @@ class Grading:
 
     # ------------------------------------------------------------ gaps and coils
 
-    def _book_hole(self, camera: str, track: _Track, end: int, frame: Frame | None, graded: Graded) -> None:
-        """Frames [next_sequence, end) never came: fates and gap events, the strip between shared out by frames."""
+    def _book_before(self, frame: Frame, span: Span, track: _Track, graded: Graded) -> None:
+        """Frames before this one were lost."""
+        losses = self._ledger.take_losses(frame.camera, track.next_sequence, frame.sequence)
+        stop = max(track.travel.end or 0, span.begin)
+        if all(loss.reason is not Reason.UNREADABLE for loss in losses):  # of a picture not even the size is known
+            lines = (track.lines or span.lines) * (frame.sequence - track.next_sequence)
+            stop = track.travel.behind(lines, frame, span)
+        self._book_hole(frame.camera, track, losses, frame.sequence, stop, frame.exposed_ns, graded)
+
+    def _book_end(self, camera: str, track: _Track, end: int, graded: Graded) -> None:
+        """No frame comes behind frames that were lost."""
         losses = self._ledger.take_losses(camera, track.next_sequence, end)
+        stop = (track.travel.end or 0) + track.geometry.counts_of_lines(track.lines * (end - track.next_sequence))
+        self._book_hole(camera, track, losses, end, stop, self._last_ns or time.time_ns(), graded)
+
+    def _book_hole(
+        self, camera: str, track: _Track, losses: list[Loss], end: int, stop: int, time_ns: int, graded: Graded
+    ) -> None:
+        """Frames [next_sequence, end) never came: fates and gap events, the strip up to `stop` shared out by frames."""
         total = end - track.next_sequence
-        start, stop = self._hole(track, total, frame)
+        start = track.travel.end or 0
         self._settle(camera, track, graded, everything=True)
         self._tell(track, graded)
         before = 0
@@ -188,31 +254,70 @@ class Grading:
             before += loss.count
             b = start + (stop - start) * before // total
             graded.settled.append(Settled(camera, loss.sequence, loss.sequence + loss.count - 1, loss.reason, b))
-            time_ns = frame.exposed_ns if frame else self._last_ns or time.time_ns()
-            graded.drafts.append(self._gap(loss, track.geometry, a, b, time_ns))
-        track.next_sequence, track.end_count = end, stop
+            graded.drafts.append(self._gap(loss, track, a, b, time_ns))
+        track.next_sequence, track.travel.end = end, stop
         self._last_count = max(self._last_count, stop)
 
-    def _hole(self, track: _Track, frames: int, frame: Frame | None) -> tuple[int, int]:
-        """Encoder counts between which frames are missing; where the end is not known, from the frames' length."""
-        start = track.end_count or 0
-        end = start + track.geometry.counts_of_lines(track.height * frames) if frame is None else frame.encoder_count
-        return start, max(start, end)
+    def _move(self, frame: Frame, span: Span, lost: int, track: _Track, graded: Graded) -> float:
+        """The strip has come to this frame, or run back to it. Returns the millimetres of strip that are new."""
+        travel, was = track.travel, track.travel.motion
+        if not lost and travel.goes_on(frame, span):
+            return track.geometry.length_mm(span.lines)
+        expected, step = travel.end or 0, travel.look(frame, span, lost)
+        if step.parts:
+            stands = step.motion is Motion.STANDING
+            self._emit(track.joining.interrupt() if stands else track.joining.close(), track, graded)
+            track.told = True
+        if step.gap is not None and step.gap[0] < step.gap[1]:
+            graded.drafts.append(self._gap(self._unseen(frame, track), track, *step.gap, frame.exposed_ns))
+        if step.anew and self._resume_coils(span.begin, expected, track, graded):
+            self._coils.begin(span.begin)
+            self._coils.reach(span.begin)
+        elif step.jumped:
+            ran = f"{self._place(expected, track)} to {self._place(span.begin, track)}"
+            detail = f"from {ran}: no strip can have run so between two frames; look at the encoder and its cable"
+            self._say(frame.camera, "encoder jumped", detail, graded, "encoder")
+        nominal = frame.counts_per_line is None and span.begin >= travel.furthest - track.geometry.counts_of_lines(2)
+        # A frame's own speed is an estimate; but strip between two frames in a row was seen by the first of them.
+        new = span.end - (max(span.begin, travel.furthest) if lost or step.gap else travel.furthest)
+        travel.take(frame, span, step)
+        self._tell_motion(frame.camera, was, step, track, graded)
+        if nominal or step.anew:
+            return track.geometry.length_mm(span.lines)
+        return track.geometry.mm_of_counts(max(0, new))
 
-    def _watch_encoder(self, frame: Frame, track: _Track, expected: int, graded: Graded) -> None:
-        """The encoder ran on without frames (or back): strip that no frame shows is a gap too."""
-        if abs(frame.encoder_count - expected) <= track.geometry.counts_of_lines(2):
+    @staticmethod
+    def _unseen(frame: Frame, track: _Track) -> Loss:
+        """Strip went by between this frame and the one before, though no frame is missing."""
+        if frame.after is not None:
+            return Loss(frame.camera, frame.sequence, 0, frame.after, "between two frames of the camera")
+        if frame.piece != track.piece:
+            return Loss(frame.camera, frame.sequence, 0, Reason.CAMERA_DOWN, "the camera was down")
+        return Loss(frame.camera, frame.sequence, 0, Reason.MISSING, "the encoder count jumped between two frames")
+
+    def _tell_motion(self, camera: str, was: Motion, step: Step, track: _Track, graded: Graded) -> None:
+        """One state event a change."""
+        travel = track.travel
+        here = self._place(travel.begin, track)
+        if step.turned:
+            turned = self._place(travel.told_to, track)
+            detail = f"from {turned}, now at {here}: what is seen again is not told again"
+            self._say(camera, "reversed", detail, graded, "motion")
+            was = Motion.REVERSED
+        if was is travel.motion:
             return
-        self._emit(track.joining.close(), track, graded)
-        if frame.encoder_count > expected:
-            reopened = frame.piece != track.piece
-            reason = Reason.CAMERA_DOWN if reopened else Reason.MISSING
-            detail = "the camera was down" if reopened else "the encoder count jumped between two frames"
-            loss = Loss(frame.camera, frame.sequence, 0, reason, detail)
-            graded.drafts.append(self._gap(loss, track.geometry, expected, frame.encoder_count, frame.exposed_ns))
-        elif self._resume_coils(frame.encoder_count, expected, track, graded):
-            self._coils.begin(frame.encoder_count)
-            self._coils.reach(frame.encoder_count)
+        if was is Motion.REVERSED:
+            back = self._place(travel.back_to, track)
+            detail = f"now at {here}; the strip had run back to {back}"
+            self._say(camera, "forward again", detail, graded, "motion")
+        if travel.motion is Motion.STANDING:
+            self._say(camera, "standing", f"at {here}", graded, "motion")
+        elif was is Motion.STANDING:
+            self._say(camera, "running", f"at {here}", graded, "motion")
+
+    def _place(self, count: int, track: _Track) -> str:
+        along = track.geometry.along_mm(count, 0, self._coils.at(count).head_count)
+        return f"{along:.1f} mm (count {count})"
 
     def _resume_coils(self, count: int, before: int, track: _Track, graded: Graded) -> bool:
         """True when the encoder counts anew: the coils that were told of lie nowhere any more."""
@@ -226,51 +331,25 @@ class Grading:
         self._last_count = count
         return True
 
-    def _watch_view(self, verdict: Verdict, track: _Track, graded: Graded) -> None:
-        """A blind camera must not look like a perfect coil."""
-        camera, limit = verdict.frame.camera, self._blind_frames
-        if verdict.roi.width:
-            if track.dark >= limit:
-                self._say(camera, "sees strip", f"after {track.dark} frames without any", graded)
-            track.dark = 0
-            return
-        track.dark += 1
-        if track.dark == limit:
-            detail = f"{limit} frames in a row show no strip: look at lamp, lens and edges.dark_level"
-            self._say(camera, "blind", detail, graded)
-
-    def _say(self, part: str, state: str, detail: str, graded: Graded) -> None:
-        data = State(part=part, state=state, detail=detail)
+    def _say(self, part: str, state: str, detail: str, graded: Graded, about: str | None = None) -> None:
+        data = State(part=part, state=state, detail=detail, about=about)
         graded.drafts.append(Draft(f"state/v1/{self._line}/", self._last_ns, data))
 
-    def _gap(self, loss: Loss, geometry: Geometry, start: int, end: int, time_ns: int) -> Draft:
-        coil = self._coils.at(start)
-        along = Along(
-            start=geometry.along_mm(start, 0, coil.head_count), end=geometry.along_mm(end, 0, coil.head_count)
-        )
-        gap = Gap(
-            camera=loss.camera,
-            frame_sequence=loss.sequence,
-            frames=loss.count,
-            reason=loss.reason,
-            detail=loss.detail,
-            source=loss.source,
-            coil=coil.name,
-            along_mm=along,
-        )
-        return Draft(f"gap/v1/{self._line}/{loss.camera}/", time_ns, gap)
+    def _gap(self, loss: Loss, track: _Track, start: int, end: int, time_ns: int) -> Draft:
+        track.travel.miss(start, end)
+        return self._drafting.gap(loss, track.geometry, start, end, time_ns)
 
-    def _meet_coil(self, frame: Frame, track: _Track, graded: Graded) -> None:
+    def _meet_coil(self, span: Span, track: _Track, graded: Graded) -> None:
         """A coil begins for a camera at its own count, and for the line when the first camera sees it."""
-        coil = self._coils.at(frame.encoder_count)
+        coil = self._coils.at(span.begin)
         if coil.name != track.coil:
             self._emit(track.joining.close(), track, graded)
-            track.coil = coil.name
+            track.coil, track.told = coil.name, True
         if self._coil is None:
             self._coil = coil
             self._coil_event(coil, "start", coil.head_count, coil.known_from, graded)
         self._correct(self._coil, graded)
-        for following in self._coils.heads(self._coil.head_count, frame.encoder_count):
+        for following in self._coils.heads(self._coil.head_count, span.begin):
             self._change_coil(self._coil, following, following.head_count, graded)
 
     def _correct(self, told: Coil, graded: Graded) -> None:
@@ -291,44 +370,11 @@ class Grading:
         graded.drafts.append(Draft(f"coil/v1/{self._line}/", self._last_ns, event))
 
     def _emit(self, done: list[OpenDefect], track: _Track, graded: Graded) -> None:
-        graded.drafts += [self._draft(defect, track.geometry) for defect in done]
-
-    def _draft(self, defect: OpenDefect, geometry: Geometry) -> Draft:
-        frame, box = defect.first, defect.box
-        # The coil at its middle, so that a defect belongs to one coil however the strip is cut into frames.
-        coil = self._coils.at(frame.encoder_count + geometry.counts_of_lines(box.y + box.height // 2))
-        name = self._pack.class_names[defect.class_number]
-        size = Size(along=geometry.length_mm(box.height), across=geometry.width_mm(box.width))
-        area_mm2 = geometry.area_mm2(defect.area_px)
-        score = round(defect.score, 4)
-        beside_edge = _distance_to_edge_mm(box, defect.roi, frame.pixels.shape[1], geometry)
-        data = Defect(
-            camera=frame.camera,
-            frame_sequence=frame.sequence,
-            frames=len(defect.seen),
-            source=frame.source,
-            exposed_ns=frame.exposed_ns,
-            exposed_time=rfc3339(frame.exposed_ns),
-            coil=coil.name,
-            position_mm=Position(
-                along=geometry.along_mm(frame.encoder_count, box.y + box.height / 2, coil.head_count),
-                across=geometry.across_mm(box.x + box.width / 2),
-            ),
-            size_mm=size,
-            bbox_px=box,
-            area_px=defect.area_px,
-            area_mm2=area_mm2,
-            defect_class=DefectClass(number=defect.class_number, name=name),
-            score=score,
-            severity=severity(self._config, defect.class_number, area_mm2, size.along, score, beside_edge),
-            mask=Mask(size=defect.size, rle=defect.run_lengths()),
-            continues=defect.continues,
-            pack_digest=self._pack.digest,
-            exposed_within_ns=frame.uncertainty_ns,
-            camera_ns=frame.camera_ns,
-        )
-        topic = f"defect/v1/{self._line}/{frame.camera}/{defect.class_number}/"
-        return Draft(topic, frame.exposed_ns, data, defect.thumbnail() if self._config.thumbnails else None)
+        for defect in done:
+            box, geometry = defect.box, track.geometry
+            middle = defect.count_at(box.y + box.height / 2, geometry)
+            if not track.travel.was_told(defect.first.sequence, middle):
+                graded.drafts.append(self._drafting.defect(defect, geometry))
 
     # ------------------------------------------------------------ fates
 
@@ -347,33 +393,3 @@ class Grading:
         graded.settled.append(Settled(camera, ready[0][0], ready[-1][0], None, ready[-1][1], length_mm, width))
         graded.born += [(camera, entry[2]) for entry in ready]
         self._ledger.inspect(camera, len(ready))
-
-
-def severity(
-    config: GradingConfig, number: int, area_mm2: float, length_mm: float, score: float, edge_mm: float
-) -> str:
-    """The severity that the first rule which holds gives; a rule of the YAML, never of a model."""
-    for rule in config.severity:
-        if _holds(rule, number, area_mm2, length_mm, score, edge_mm):
-            return rule.severity
-    return config.default_severity
-
-
-def _holds(rule: SeverityRule, number: int, area_mm2: float, length_mm: float, score: float, edge_mm: float) -> bool:
-    return (
-        (not rule.classes or number in rule.classes)
-        and area_mm2 >= rule.min_area_mm2
-        and length_mm >= rule.min_length_mm
-        and score >= rule.min_score
-        and (rule.within_mm_of_edge is None or edge_mm <= rule.within_mm_of_edge)
-    )
-
-
-def _distance_to_edge_mm(box: Box, roi: Roi, width: int, geometry: Geometry) -> float:
-    """From the box to the nearest strip edge that this camera sees; infinite where it sees none."""
-    distances = [float("inf")]
-    if roi.left > 0:
-        distances.append(max(0, box.x - roi.left) * geometry.pitch_across_mm)
-    if roi.right < width:
-        distances.append(max(0, roi.right - box.x - box.width) * geometry.pitch_across_mm)
-    return min(distances)

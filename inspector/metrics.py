@@ -155,6 +155,31 @@ class Metrics:
             "camera",
         )
 
+        # ---- how well a camera sees: of the newest window of frames, after the flat-field
+        self.camera_brightness = gauge("camera_brightness_ratio", "Mean grey of the strip, of full scale.", "camera")
+        self.camera_saturated = gauge("camera_saturated_ratio", "Share of the strip that is saturated.", "camera")
+        self.camera_focus = gauge(
+            "camera_focus_ratio",
+            "Fine detail against coarser: 0.06 when nothing fine is seen, 0.12 to 0.6 for sharp steel; "
+            "NaN while the strip has no structure to judge by.",
+            "camera",
+        )
+        self.camera_dead_columns = gauge(
+            "camera_dead_columns", "Columns that for long have not seen what their neighbours see.", "camera"
+        )
+        self.camera_strip = gauge("camera_strip_in_view_ratio", "Share of the frames' width that is strip.", "camera")
+        self.camera_view = gauge(
+            "camera_view_state", "1 while the camera is blind, dark, out of focus and so on, else 0.", "camera", "state"
+        )
+        self.flat_field_age = gauge(
+            "flat_field_age_seconds", "Since the flat-field was made; absent without one.", "camera"
+        )
+        self.flat_field_residual = gauge(
+            "flat_field_residual_ratio",
+            "How uneven the corrected columns are over many frames, of their level; absent without a flat-field.",
+            "camera",
+        )
+
         # ---- stages: items are frames up to grading, events from the journal on
         self.stage_in = counter("stage_in_total", "Items that a stage took.", "stage")
         self.stage_out = counter("stage_out_total", "Items that a stage handed on.", "stage")
@@ -193,6 +218,20 @@ class Metrics:
         self.journal_retired = counter("journal_retired_total", "Events deleted as their coils are no longer kept.")
         self.journal_failures = counter("journal_commit_failures_total", "Commits that failed and are tried again.")
         self.journal_commit = histogram("journal_commit_seconds", "Time of one durable commit.", AGE_EDGES_S)
+
+        # ---- recording
+        self.recording_up = gauge("recording_up", "1 while frames can be recorded, else 0; NaN where none should be.")
+        self.recording_up.set(nan)
+        self.recorded_frames = counter("recorded_frames_total", "Frames that were written to the recording.", "camera")
+        self.unrecorded_frames = counter(
+            "unrecorded_frames_total",
+            "Frames that are not in the recording: the disk was slow or refused.",
+            "camera",
+            "reason",
+        )
+        self.recording_bytes = gauge("recording_bytes", "Size of the recording: the window, and what is kept.", "part")
+        self.recordings_kept = counter("recordings_kept_total", "Recordings kept for a severe defect or a loss.")
+        self.recordings_deleted = counter("recordings_deleted_total", "Kept recordings deleted to make room.")
 
         # ---- what clients ask at the history and control sockets
         self.requests = counter("requests_total", "Requests that were answered.", "socket", "ask", "outcome")
@@ -235,11 +274,11 @@ class Metrics:
             for severity in severities:
                 self.defects.labels(name, severity)
 
-    def engines(self, digests: Mapping[str, str], runtime: str, precision: str) -> None:
-        """The networks in use: name -> SHA-256. Those named before are gone."""
+    def engines(self, digests: Mapping[str, str], runtime: str, precisions: Mapping[str, str]) -> None:
+        """The networks in use: name -> SHA-256, and name -> precision. Those named before are gone."""
         self.engine.clear()
         for model, digest in digests.items():
-            self.engine.labels(model, digest, runtime, precision).info({})
+            self.engine.labels(model, digest, runtime, precisions[model]).info({})
 
     # ---------------------------------------------------------------- handles with their labels bound
 
@@ -252,6 +291,13 @@ class Metrics:
     def stage(self, name: str) -> StageMetrics:
         """The metrics of one stage; several workers may share a handle."""
         return StageMetrics(self, name)
+
+    def view(self, camera: str, states: Iterable[str], made_ns: int | None) -> ViewMetrics:
+        """The metrics of how well a camera sees; series of `states` exist from now on, at 0.
+
+        `made_ns`: when its flat-field was made, Unix ns; None: it has none.
+        """
+        return ViewMetrics(self, camera, states, made_ns)
 
     def sink(self, label: str) -> SinkMetrics:
         """The metrics of one sink; the same handle every time."""
@@ -368,6 +414,37 @@ class CameraMetrics:
 
     def _lost_series(self, stage: str, reason: Reason) -> Counter:
         return self._frames_lost.labels(self._name, stage, reason)
+
+
+class ViewMetrics:
+    """The metrics of how well one camera sees. What was not measured yet has no series."""
+
+    def __init__(self, metrics: Metrics, name: str, states: Iterable[str], made_ns: int | None) -> None:
+        self._metrics, self._name = metrics, name
+        self._states = {state: metrics.camera_view.labels(name, state) for state in states}
+        self._flat_field = made_ns is not None
+        if made_ns is not None:
+            metrics.flat_field_age.labels(name).set_function(lambda: time.time() - made_ns * 1e-9)
+
+    def strip(self, ratio: float) -> None:
+        """Show how much of the frames is strip."""
+        self._metrics.camera_strip.labels(self._name).set(ratio)
+
+    def show(self, brightness: float, saturated: float, focus: float | None) -> None:
+        """Show the figures of a window of frames."""
+        self._metrics.camera_brightness.labels(self._name).set(brightness)
+        self._metrics.camera_saturated.labels(self._name).set(saturated)
+        self._metrics.camera_focus.labels(self._name).set(nan if focus is None else focus)
+
+    def columns(self, dead: int, residual: float | None) -> None:
+        """Show how many columns are dead, and how uneven the rest is."""
+        self._metrics.camera_dead_columns.labels(self._name).set(dead)
+        if self._flat_field:
+            self._metrics.flat_field_residual.labels(self._name).set(nan if residual is None else residual)
+
+    def holds(self, state: str, true: bool) -> None:
+        """Show that a state of the view holds, or no longer does."""
+        self._states[state].set(true)
 
 
 class StageMetrics:

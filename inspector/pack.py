@@ -10,8 +10,9 @@ The contract of the networks (all: input `frames`, uint8 [batch, 1, tile height,
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import yaml
@@ -21,6 +22,7 @@ from inspector.errors import PackError
 
 FORMAT = 1
 MANIFEST = "manifest.yaml"
+Precision = Literal["float32", "float16", "int8"]
 
 
 class TileSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -35,6 +37,14 @@ class ClassName(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: str
 
 
+class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The same network for a GPU, where a network has the precision of its graph."""
+
+    file: str
+    sha256: str
+    precision: Precision = "float16"
+
+
 class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Model 1: defective or not."""
 
@@ -42,6 +52,10 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     sha256: str
     threshold: Fraction
     """A tile goes on when its score is at least this, 0..1."""
+    precision: Precision = "float32"
+    """Of `file`, which the CPU runs."""
+    gpu: Twin | None = None
+    """What a GPU plan is built from; None: a float16 twin of `file` is made then."""
     figures: dict[str, Any] = {}
     """What the network was measured at, and on what."""
 
@@ -55,6 +69,10 @@ class Types(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Class number -> score from which the class is believed without more."""
     floors: dict[int, Fraction]
     """Class number -> score below which its segmenter is not asked."""
+    precision: Precision = "float32"
+    """Of `file`, which the CPU runs."""
+    gpu: Twin | None = None
+    """What a GPU plan is built from; None: a float16 twin of `file` is made then."""
     figures: dict[str, Any] = {}
 
 
@@ -68,6 +86,10 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A pixel is defect when its probability is at least this, 0..1."""
     minimum_area_px: Annotated[int, msgspec.Meta(ge=0)]
     """Smaller components are not reported."""
+    precision: Precision = "float32"
+    """Of `file`, which the CPU runs."""
+    gpu: Twin | None = None
+    """What a GPU plan is built from; None: a float16 twin of `file` is made then."""
     figures: dict[str, Any] = {}
 
 
@@ -100,14 +122,23 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         return {entry.number: entry.name for entry in self.manifest.classes}
 
     def networks(self) -> dict[str, tuple[Path, str]]:
-        """Network name -> (file, SHA-256): `gate`, `types`, `segment_<class number>`."""
-        found = {
-            "gate": (self.folder / self.manifest.gate.file, self.manifest.gate.sha256),
-            "types": (self.folder / self.manifest.types.file, self.manifest.types.sha256),
-        }
+        """Network name -> (file, SHA-256) for the CPU: `gate`, `types`, `segment_<class number>`."""
+        return {name: (self.folder / entry.file, entry.sha256) for name, entry in self._entries()}
+
+    def twins(self) -> dict[str, tuple[Path, str]]:
+        """Network name -> (file, SHA-256) for a GPU, of those that have one."""
+        entries = ((name, entry.gpu) for name, entry in self._entries())
+        return {name: (self.folder / twin.file, twin.sha256) for name, twin in entries if twin is not None}
+
+    def precisions(self) -> dict[str, Precision]:
+        """Network name -> the precision of its file for the CPU."""
+        return {name: entry.precision for name, entry in self._entries()}
+
+    def _entries(self) -> Iterator[tuple[str, Gate | Types | Segmenter]]:
+        yield "gate", self.manifest.gate
+        yield "types", self.manifest.types
         for part in self.manifest.segmenters:
-            found[f"segment_{part.class_number}"] = (self.folder / part.file, part.sha256)
-        return found
+            yield f"segment_{part.class_number}", part
 
 
 def load(folder: Path) -> Pack:
@@ -129,7 +160,7 @@ def load(folder: Path) -> Pack:
         raise PackError(f"{path}: {' '.join(str(error).split())}. Export the pack again, or mend this key") from None
     _check_sense(path, manifest)
     pack = Pack(folder=folder, manifest=manifest, digest="sha256:" + hashlib.sha256(raw).hexdigest())
-    for name, (file, digest) in pack.networks().items():
+    for name, (file, digest) in (*pack.networks().items(), *pack.twins().items()):
         _verify(name, file, digest)
     return pack
 

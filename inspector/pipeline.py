@@ -22,7 +22,7 @@ from inspector.cameras import Camera
 from inspector.capture import Capture
 from inspector.channel import Channel
 from inspector.checking import check, flat_fields
-from inspector.coils import CoilMap
+from inspector.coils import FORGET, CoilMap
 from inspector.config import CameraConfig, Config, JournalConfig
 from inspector.config import load as config_of
 from inspector.control import Control, StateAnswer
@@ -34,15 +34,18 @@ from inspector.journal import Journal, Telegram
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics, StageMetrics
 from inspector.monitor import Health, Monitor
+from inspector.overlap import Overlap
 from inspector.pack import Pack
-from inspector.plant import FORGET, Plant, restore
+from inspector.plant import Plant, restore
 from inspector.pool import Pool
 from inspector.preprocess import Preprocess
 from inspector.publish import COMMIT_ITEMS, Deliver, Publish, Retention, Serve
+from inspector.recording import Recording
 from inspector.records import Batch, Frame, Graded, Loss, Verdicts, WhenFull
 from inspector.runtimes import Runtime
 from inspector.stages import CascadeStage, GradingStage, PreprocessStage
 from inspector.strip import Geometry
+from inspector.view import views
 from inspector.wire.flood import watch as watch_floods
 from inspector.worker import Crew, Worker
 
@@ -84,6 +87,7 @@ def build(config: Config) -> Line:
 
         # ---- what the stages share
         lossless = config.line.when_full is WhenFull.WAIT
+        geometries = _geometries(config)
         stop = threading.Event()
         ledger = Ledger(list(cameras))
         pool = Pool(sizes.pool)
@@ -105,17 +109,19 @@ def build(config: Config) -> Line:
         }
 
         # ---- the stages
-        preprocess = Preprocess(engines.manifest.tile, config.edges, config.batch, flat_fields(config))
-        grading = Grading(
+        corrections = flat_fields(config)
+        watches = views(config, geometries, corrections, metrics)
+        preprocess = Preprocess(engines.manifest.tile, config.edges, config.batch, corrections, watches)
+        grading = line.grading = Grading(
             config.line.name,
             config.grading,
             engines,
-            _geometries(config),
+            geometries,
             coils,
             ledger,
             journal.resumed,
             birth=line.birth,
-            blind_frames=config.edges.blind_frames,
+            overlaps={c.name: c.overlap_lines for c in config.cameras},
         )
         publish = line.publish = Publish(
             config.line.name,
@@ -129,14 +135,24 @@ def build(config: Config) -> Line:
             retention=_retention(config.journal),
             waiting=_booked(graded.take, metrics.stage("publish")),
         )
+        recording = line.recording = _recording(line)
         captures = [
             Capture(
-                c.name, cameras[c.name], pool, ledger, stop, metrics.camera(c.name), publish.say, silent_s=c.silent_s
+                c.name,
+                cameras[c.name],
+                pool,
+                ledger,
+                stop,
+                metrics.camera(c.name),
+                publish.say,
+                silent_s=c.silent_s,
+                taps=recording.taps(c.name) if recording else (),
+                overlap=Overlap(c.overlap_lines, geometries[c.name]) if c.overlap_lines else None,
             )
             for c in config.cameras
         ]
 
-        grade = GradingStage(grading, line.failed)
+        grade = GradingStage(grading, line.failed, line.look)
         line.plant = Plant(
             coils, publish.tell, lambda: _newest(captures), grade.stand, line.answer_state, config.line.mm_per_count
         )
@@ -192,6 +208,10 @@ class Line:
     publish: Publish = field(init=False)
     cameras: dict[str, Camera] = field(init=False)
     plant: Plant = field(init=False)
+    grading: Grading = field(init=False)
+    looks: list[Callable[[Graded], None]] = field(default_factory=list)
+    """Each sees what was graded before the journal does, and may change it."""
+    recording: Recording | None = None
     monitor: Monitor | None = None
     history: History | None = None
     control: Control | None = None
@@ -213,6 +233,8 @@ class Line:
     def _open_servers(self) -> None:
         config = self.config
         self._serve("watchman", watch_floods)
+        if self.recording is not None:
+            self._open_server("recording", self.recording)
         if config.monitor is not None:
             self.monitor = Monitor(config.monitor, self.metrics.registry, self.health)
             self._open_server("monitor", self.monitor)
@@ -282,6 +304,11 @@ class Line:
     def forget_coils(self) -> None:
         """The encoder counts anew: a later start must not take the old telegrams for true."""
         self.publish.tell(Telegram(time.time_ns(), "inspector", FORGET, "", 0))
+
+    def look(self, graded: Graded) -> None:
+        """See what was graded, in grading's thread."""
+        for look in self.looks:
+            look(graded)
 
     def health(self) -> Health:
         """How the line is; cheap, from any thread."""
@@ -384,6 +411,17 @@ def source_of(config: Config) -> str:
     return f"/inspector/{config.line.name}"
 
 
+def _recording(line: Line) -> Recording | None:
+    """What `recording:` asks for, looking on."""
+    section = line.config.recording
+    if section is None:
+        return None
+    made = Recording(line.config, section, line.pack, line.coils, line.metrics, line.publish.say)
+    line.looks.append(made.look)
+    line.coils.on_told = made.told
+    return made
+
+
 def _retention(config: JournalConfig) -> Retention:
     day_ns = 86_400_000_000_000
     return Retention(
@@ -435,7 +473,7 @@ def _show(line: Line, pool: Pool, channels: dict[str, Channel[Any]]) -> None:
     severities = list(dict.fromkeys([*rules, line.config.grading.default_severity]))
     metrics.for_defects(line.pack.class_names.values(), severities)
     digests = {name: digest for name, (_, digest) in line.pack.networks().items()}
-    metrics.engines(digests, line.runtime.name, line.runtime.precision)
+    metrics.engines(digests, line.runtime.name, line.runtime.precisions)
     for name, channel in channels.items():
         metrics.watch_queue(name, channel.statistics)
     metrics.watch_pool(pool.slots, lambda: pool.in_use)

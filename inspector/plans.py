@@ -43,7 +43,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     network: str
     """`gate`, `types`, `segment_<class number>`."""
     onnx: str
-    """SHA-256 that the pack's manifest names for the network, hexadecimal."""
+    """SHA-256 of the file it is built from, as the pack's manifest names it, hexadecimal."""
     library: Literal["TensorRT", "TensorRT-RTX"]
     version: str
     gpu: str

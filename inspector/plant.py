@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from inspector.coils import CoilMap, Told
+from inspector.coils import END, FORGET, START, CoilMap, Told
 from inspector.control import CoilAnswer, CoilsAnswer, CoilSpan, StateAnswer
 from inspector.errors import TelegramError
 from inspector.events import NO_COIL
@@ -15,7 +15,6 @@ from inspector.journal import Telegram
 
 PATIENCE_S = 5.0
 """How long an answer waits for the journal."""
-START, END, FORGET = "coil start", "coil end", "encoder reset"
 
 
 class Plant:

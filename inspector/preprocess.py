@@ -1,28 +1,24 @@
 """Frames to a Batch: flat-field, strip edges, tiles of the pack's size, grouped over cameras by size and deadline.
 
-Whatever is done to a frame depends on that frame alone, so batching cannot change a result.
+Whatever is done to a frame depends on that frame alone, and how well its camera sees on the frames before it, so
+batching cannot change a result.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
-from typing import Self
+from typing import Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from inspector.config import BatchConfig, EdgeConfig
 from inspector.errors import ConfigError
+from inspector.flatfield import FlatField
 from inspector.pack import TileSize
-from inspector.records import Batch, Frame, Pixels, Roi, Tile
+from inspector.records import Batch, Frame, Pixels, Roi, Sight, Tile
 
-BLOCK_PX = 64 * 1600
-"""Pixels corrected at a time: they and their gains stay in the processor's cache."""
 SAMPLED_ROWS = 32
 """Rows of a frame that are looked at to find the strip's edges."""
 SECTIONS = 4
@@ -31,86 +27,6 @@ LIT_RUN_PX = 8
 """So many lit columns side by side are strip; fewer are a hot pixel or a glint in the black."""
 NEAR_PX = 256
 """So many columns beside each rim of a frame are searched before all of them are."""
-
-
-class FlatField:
-    """Per-column offset and gain that make an even surface look even: (pixel - offset) x gain, saturating.
-
-    Attributes:
-        offset: grey of the dark sensor, uint8 [width] (fractions are rounded: 70 us a frame less).
-        gain: float32 [width].
-        name: where it is from, for messages.
-    """
-
-    def __init__(self, offset: ArrayLike, gain: ArrayLike, name: str = "flat-field") -> None:
-        """Raises ConfigError: the two are not one row each of the same width, or hold values without sense."""
-        self.name = name
-        self.offset, self.gain = _checked(offset, gain, name)
-        self._rows = max(1, BLOCK_PX // self.width)
-        shape = (self._rows, self.width)
-        self._offsets = np.ascontiguousarray(np.broadcast_to(self.offset, shape))
-        self._gains = np.ascontiguousarray(np.broadcast_to(self.gain, shape))
-
-    @classmethod
-    def identity(cls, width: int) -> Self:
-        """The one that changes nothing."""
-        return cls(np.zeros(width), np.ones(width), name="identity")
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a .npz file with the one-row arrays `offset` and `gain`.
-
-        Raises:
-            ConfigError: the file cannot be read, or holds something else.
-        """
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                offset, gain = arrays["offset"], arrays["gain"]
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be read: {error.strerror or error}. {_MEND}") from None
-        except KeyError as error:
-            raise ConfigError(f"{path}: not a flat-field: {error.args[0]}. {_MEND}") from None
-        except (ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error):
-            raise ConfigError(f"{path}: not a .npz file. {_MEND}") from None
-        return cls(offset, gain, name=str(path))
-
-    def save(self, path: Path) -> None:
-        """Write what `load` reads. Raises OSError."""
-        with path.open("wb") as file:
-            np.savez(file, offset=self.offset, gain=self.gain)
-
-    @property
-    def width(self) -> int:
-        """Columns of the frames that it fits."""
-        return int(self.gain.shape[0])
-
-    def correct(self, pixels: Pixels) -> None:
-        """Correct a frame in place; `pixels` is uint8 [H, width], C-contiguous."""
-        for top in range(0, pixels.shape[0], self._rows):
-            block = pixels[top : top + self._rows]
-            rows = block.shape[0]
-            cv2.subtract(block, self._offsets[:rows], dst=block)
-            cv2.multiply(block, self._gains[:rows], dst=block, dtype=cv2.CV_8U)
-
-
-_MEND = "Name a .npz file with `offset` and `gain`, one value for each column, or leave `flat_field` out"
-
-
-def _checked(offset: ArrayLike, gain: ArrayLike, name: str) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    try:
-        offsets, gains = np.asarray(offset, dtype=np.float64), np.asarray(gain, dtype=np.float32)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{name}: `offset` and `gain` must be numbers. {_MEND}") from None
-    if offsets.ndim != 1 or offsets.shape != gains.shape or offsets.size == 0:
-        shapes = f"{list(offsets.shape)} and {list(gains.shape)}"
-        raise ConfigError(
-            f"{name}: `offset` and `gain` have the shapes {shapes}, not one and the same [width]. {_MEND}"
-        )
-    if not (np.all(offsets >= 0) and np.all(offsets <= 255)):
-        raise ConfigError(f"{name}: `offset` must lie in 0..255. Calibrate again with the lamp off")
-    if not (np.all(gains > 0) and np.all(np.isfinite(gains))):
-        raise ConfigError(f"{name}: `gain` must be above 0 and finite. Calibrate again on an even, lit surface")
-    return np.rint(offsets).astype(np.uint8), gains
 
 
 def find_edges(pixels: Pixels, edges: EdgeConfig) -> Roi:
@@ -193,6 +109,12 @@ def _piece(pixels: Pixels, y: int, x: int, size: TileSize) -> Pixels:
     return tile
 
 
+class Watcher(Protocol):
+    """Watches how well one camera sees; `view.View` is one."""
+
+    def see(self, frame: Frame, roi: Roi) -> list[Sight]: ...
+
+
 class Preprocess:
     """Prepares frames as they come and groups them into batches, numbered from 0. For one thread.
 
@@ -206,12 +128,14 @@ class Preprocess:
         edges: EdgeConfig,
         batch: BatchConfig,
         flat_fields: Mapping[str, FlatField | None],
+        views: Mapping[str, Watcher] | None = None,
     ) -> None:
         self._tile = tile
         self._edges = edges
         self._size = batch.size
         self._deadline_ns = round(batch.deadline_ms * 1e6)
         self._flat_fields = flat_fields
+        self._views = views or {}
         self._number = 0
         self._waiting = Batch(0, [], [], [])
         self._oldest_ns = 0
@@ -225,6 +149,7 @@ class Preprocess:
         self._correct(frame)
         waiting = self._waiting
         roi = find_edges(frame.pixels, self._edges)
+        self._look(frame, roi, waiting)
         waiting.tiles += cut(frame.pixels, roi, self._tile, frame=len(waiting.frames))
         waiting.rois.append(roi)
         self._oldest_ns = min(self._oldest_ns, frame.monotonic_ns) if waiting.frames else frame.monotonic_ns
@@ -247,6 +172,13 @@ class Preprocess:
         batch, self._number = self._waiting, self._number + 1
         self._waiting = Batch(self._number, [], [], [])
         return batch
+
+    def _look(self, frame: Frame, roi: Roi, waiting: Batch) -> None:
+        """How well the camera sees; what changed goes with the frame that showed it."""
+        view = self._views.get(frame.camera)
+        sights = view.see(frame, roi) if view is not None else None
+        if sights:
+            waiting.sights[len(waiting.frames)] = sights
 
     def _correct(self, frame: Frame) -> None:
         flat_field = self._flat_fields.get(frame.camera)

@@ -98,6 +98,10 @@ class Roi:
         return max(0, self.right - self.left)
 
 
+Sight = tuple[str, str]
+"""(state, detail): how well a camera sees has changed."""
+
+
 @dataclass(slots=True)
 class Tile:
     """A piece of a frame in the size that the networks take.
@@ -116,13 +120,15 @@ class Tile:
 class Batch:
     """Frames that go through the cascade together.
 
-    `number` counts batches from 0 and puts verdicts back in order; `tiles[i].frame` indexes `frames`.
+    `number` counts batches from 0 and puts verdicts back in order; `tiles[i].frame` indexes `frames`, and so do the
+    keys of `sights`, which has the few frames at which the camera's view changed.
     """
 
     number: int
     frames: list[Frame]
     rois: list[Roi]
     tiles: list[Tile]
+    sights: dict[int, list[Sight]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -158,6 +164,7 @@ class Verdict:
     roi: Roi
     gate_score: float
     regions: list[Region] = field(default_factory=list)
+    sights: list[Sight] = field(default_factory=list)
 
 
 @dataclass(slots=True)

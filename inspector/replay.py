@@ -1,4 +1,7 @@
-"""`inspector replay`: a folder of pictures, a video or a recording through the same line, without losing a frame."""
+"""`inspector replay`: a folder of pictures, a video or a recording through the same line, without losing a frame.
+
+A recording of a line is inspected as that line inspected it: its cameras, settings and coils are taken from it.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from inspector import journal
-from inspector.config import Config, convert
+from inspector.cameras.replay import InStep, ReplayCamera
+from inspector.config import Config, convert, explain
+from inspector.errors import ConfigError
 from inspector.events import CoilEvent
 from inspector.pipeline import Line, build
+from inspector.recording.played import Played, Script, find
 from inspector.report import CoilReport, Piece, render
 from inspector.report import check as check_report
 from inspector.report.journalled import RunFacts, gather
@@ -23,6 +31,7 @@ from inspector.service import stopped_by_signals, watch
 from inspector.watching import Screen, console, summary, throughput, totals
 
 CAMERA = "replay"
+PITCH_MM = 0.5
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,11 @@ class Request:
     journal: Path | None = None
     contiguous: bool = False
     frame_lines: int | None = None
-    coil: str = "replay"
+    coil: str | None = None
+    """None: as recorded, else `replay`."""
     batch: int = 4
-    pitch_mm: float = 0.5
+    pitch_mm: float | None = None
+    """None: as recorded, else PITCH_MM."""
 
 
 def replay(request: Request) -> int:
@@ -55,56 +66,99 @@ def replay(request: Request) -> int:
         path = request.journal
         if path is None:
             path = Path(held.enter_context(tempfile.TemporaryDirectory(prefix="inspector-"))) / "journal.db"
-        config = configuration(request, path)
+        played = find(request.sources)
+        config = configuration(request, path, played)
         started_ns, started = time.time_ns(), time.monotonic()
         screen_console = console()
-        with build(config) as line:
-            total = getattr(line.cameras[CAMERA], "total_frames", None)
-            metres = line.pack.manifest.tile.height * request.pitch_mm / 1000
-            with Screen("replay", total, metres, screen_console) as screen:
+        line = build(config)
+        if played is not None:
+            _as_recorded(line, played, request)
+        cameras = line.cameras.values()
+        with line:
+            known: list[int | None] = [getattr(camera, "total_frames", None) for camera in cameras]
+            total = sum(count or 0 for count in known) if None not in known else None
+            with Screen("replay", total, _metres(line, played), screen_console) as screen:
                 code = watch(line, stop, lambda: screen.refresh(line))
             seconds = time.monotonic() - started
-        whole = line.cameras[CAMERA].ended
+        whole = all(camera.ended for camera in cameras)
         audit = journal.audit(path)
         finished = _report(request, config, line, audit, seconds, started_ns)
-    _summarise(request, line, finished, seconds, audit.balanced)
+    _summarise(request, line, played, finished, seconds, audit.balanced)
     if not whole:
         console().print("stopped before the end of the sources: the rest was not inspected", style="red")
     return code if code else int(not (audit.balanced and whole))
 
 
-def configuration(request: Request, path: Path) -> Config:
-    """The line that a replay runs: lossless, one camera, no network."""
+def configuration(request: Request, path: Path, played: Played | None = None) -> Config:
+    """The line that a replay runs, lossless and without a network: that of the recordings, else one camera.
+
+    Raises:
+        ConfigError: the settings in a recording are none that this version knows.
+    """
     sinks: list[dict[str, Any]] = []
     if request.events is not None:
         options_of_sink = {"path": str(request.events.absolute()), "append": False}
         sinks.append({"kind": "jsonl", "required": True, "options": options_of_sink})
-    options: dict[str, Any] = {"sources": [str(p) for p in request.sources], "contiguous": request.contiguous}
-    if request.frame_lines is not None:
-        options["frame_lines"] = request.frame_lines
     raw = {
-        "line": {
-            "name": "replay",
-            "coil": request.coil,
-            "when_full": "wait",
-            "queue": 8,
-            "mm_per_count": request.pitch_mm,
-        },
         "pack": str(request.pack),
-        "cameras": [
-            {
-                "name": CAMERA,
-                "kind": "replay",
-                "options": options,
-                "pitch_mm": {"along": request.pitch_mm, "across": request.pitch_mm},
-            }
-        ],
         "batch": {"size": request.batch},
         "journal": {"path": str(path.absolute()), "synchronous": request.journal is not None},
         "sinks": sinks,
         "monitor": None,
+        **(_pictures(request) if played is None else _recordings(request, played)),
     }
-    return convert(raw, Config)
+    raw["line"] |= {"when_full": "wait", "queue": 8}
+    try:
+        return convert(raw, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{request.sources[0]}: its settings cannot be used: {explain(error, Config)}") from None
+
+
+def _pictures(request: Request) -> dict[str, Any]:
+    """One camera that plays them all."""
+    pitch_mm = PITCH_MM if request.pitch_mm is None else request.pitch_mm
+    options: dict[str, Any] = {"sources": [str(p) for p in request.sources], "contiguous": request.contiguous}
+    if request.frame_lines is not None:
+        options["frame_lines"] = request.frame_lines
+    pitch = {"along": pitch_mm, "across": pitch_mm}
+    return {
+        "line": {"name": "replay", "coil": request.coil or "replay", "mm_per_count": pitch_mm},
+        "cameras": [{"name": CAMERA, "kind": "replay", "options": options, "pitch_mm": pitch}],
+    }
+
+
+def _recordings(request: Request, played: Played) -> dict[str, Any]:
+    """The line that was recorded; what the command line says wins."""
+    setup, cameras = played.setup, played.cameras()
+    for camera in cameras:
+        camera["options"]["contiguous"] = request.contiguous
+        if request.pitch_mm is not None:
+            camera["pitch_mm"] = {"along": request.pitch_mm, "across": request.pitch_mm}
+    line = {"name": setup.line, "coil": request.coil or setup.coil, "mm_per_count": setup.mm_per_count}
+    return {"line": line, "cameras": cameras, **played.sections()}
+
+
+def _as_recorded(line: Line, played: Played, request: Request) -> None:
+    """What no setting says: coils, frame numbers, and the order in which cameras gave their frames."""
+    if not played.whole_runs:
+        return
+    line.looks.append(played.renumber)
+    if request.coil is None:
+        line.coils.recall(played.first_coil, played.coils)
+        line.grading.after_frame = Script(played, line.coils, line.grading.stand).after_frame
+    if len(line.cameras) > 1:
+        in_step = InStep(line.cameras)
+        for camera in line.cameras.values():
+            assert isinstance(camera, ReplayCamera)
+            camera.in_step = in_step
+
+
+def _metres(line: Line, played: Played | None) -> float:
+    """Of strip in a frame of one camera, for the screen."""
+    lines = line.pack.manifest.tile.height
+    if played is not None:
+        lines = next(iter(played.lanes.values())).surveys[0].lines or lines
+    return lines * line.config.cameras[0].pitch_mm.along / 1000 / len(line.cameras)
 
 
 def _report(
@@ -115,7 +169,7 @@ def _report(
         epoch=line.journal.epoch,
         width_px=tally.width_px,
         length_mm=_length_mm(config, path, line.journal.epoch),
-        throughput=throughput(line, tally.inspected_mm.get(CAMERA, 0.0), seconds),
+        throughput=throughput(line, max(tally.inspected_mm.values(), default=0.0), seconds),
         runtime=line.runtime.name,
         started_ns=started_ns,
         ended_ns=time.time_ns(),
@@ -134,7 +188,20 @@ def _length_mm(config: Config, path: Path, epoch: int) -> float:
     return (max(counts) - min(counts)) * config.line.mm_per_count if counts else 0.0
 
 
-def _summarise(request: Request, line: Line, found: CoilReport, seconds: float, balanced: bool) -> None:
+def _remarks(line: Line, played: Played) -> list[str]:
+    """Why the events may be others than those of the line that was recorded."""
+    digest = played.setup.pack_digest
+    found = []
+    if digest is not None and digest != line.pack.digest:
+        found.append(f"recorded with pack {played.setup.pack} {digest[:19]}, inspected with another")
+    if not played.whole_runs:
+        found.append("recordings of several runs: coils and frame numbers are not those of the line")
+    return found
+
+
+def _summarise(
+    request: Request, line: Line, played: Played | None, found: CoilReport, seconds: float, balanced: bool
+) -> None:
     out = console()
     sums = totals(line)
     kinds = [finding.defect.defect_class for finding in found.defects]
@@ -144,6 +211,8 @@ def _summarise(request: Request, line: Line, found: CoilReport, seconds: float, 
         out.print(f"not inspected: {gap.source or gap.camera}: {gap.detail or gap.reason}", style="red", markup=False)
     if not sums.inspected:
         out.print("nothing was inspected", style="bold red")
+    for remark in _remarks(line, played) if played is not None else ():
+        out.print(remark, style="yellow", markup=False)
     rows = [
         (
             "frames",

@@ -83,9 +83,13 @@ class CascadeStage(Idle):
 class GradingStage(Idle):
     """Verdicts, put back in order -> what the journal takes. What waits here is bounded by the frame pool."""
 
-    def __init__(self, grading: Grading, failed: Callable[[], bool]) -> None:
+    def __init__(
+        self, grading: Grading, failed: Callable[[], bool], look: Callable[[Graded], None] = lambda graded: None
+    ) -> None:
+        """`look` sees everything before it is handed on."""
         self._grading = grading
         self._failed = failed
+        self._look = look
         self._stand_at: int | None = None
         self._next = 0
         self._early: dict[int, Verdicts] = {}
@@ -102,10 +106,10 @@ class GradingStage(Idle):
             graded = self._grading.grade(self._early.pop(self._next))
             self._next += 1
             if graded:
-                yield graded
+                yield self._seen(graded)
         if self._stand_at is not None and self._has_come(self._stand_at, idle=verdicts is None):
             self._stand_at = None
-            yield self._grading.stand()
+            yield self._seen(self._grading.stand())
 
     def _has_come(self, encoder_count: int, idle: bool) -> bool:
         graded = self._grading.graded_count
@@ -114,4 +118,8 @@ class GradingStage(Idle):
     def finish(self) -> Iterator[Graded]:
         """The end of the strip. After a failure the rest stays in flight: the journal books it as aborted."""
         if not self._failed():
-            yield self._grading.finish()
+            yield self._seen(self._grading.finish())
+
+    def _seen(self, graded: Graded) -> Graded:
+        self._look(graded)
+        return graded

@@ -60,6 +60,16 @@ class Geometry:
         """Encoder counts that so many lines cover, to the nearest. Ask once for all lines, so no error adds up."""
         return math.floor(lines * self.pitch_along_mm / self.mm_per_count + 0.5)
 
+    def counts_of_travel(self, lines: int, counts_per_line: float | None) -> int:
+        """Encoder counts that the strip ran in so many lines: as measured, else one pitch each."""
+        if counts_per_line is None:
+            return self.counts_of_lines(lines)
+        return math.floor(lines * counts_per_line + 0.5)
+
+    def mm_of_counts(self, counts: float) -> float:
+        """Strip in so many encoder counts."""
+        return thousandths(counts * self.mm_per_count)
+
     def counts_of_mm(self, length_mm: float) -> int:
         """Encoder counts in a length of strip, to the nearest."""
         return math.floor(length_mm / self.mm_per_count + 0.5)

@@ -1,4 +1,4 @@
-"""The settings that every GenICam camera shares, under the standard's own names (SFNC 2.7), and how they are applied."""
+"""The settings that GenICam cameras share, under the standard's own names (SFNC 2.7), and the order to set them in."""
 
 from __future__ import annotations
 

@@ -10,22 +10,29 @@ assumed, and a value that jumps is passed on as it is, for grading to report.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
+SPAN = 4
+"""A frame period is taken over so many frames, which makes the jitter of one frame small."""
 PERIODS = 9
 """Newest frame periods whose median says how long a frame takes."""
+NEAR = 0.1
+"""Of the expected frame period: what is measured bears it out if it is as near."""
+FASTEST = 1.25
+"""Times `counts_per_line` that strip can run in a line, either way; more is a jump of the encoder, not a speed."""
 
 
 class Encoder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the way along the strip (`encoder:` in the options of a camera)."""
 
     counts_per_line: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
-    """Encoder counts in one line: the divider between the encoder and the line trigger."""
+    """Encoder counts in one line: the divider between the encoder and the line trigger. With `lines: timed` those at
+    the line's greatest speed, for which the line rate is set; the pitch is what they make in millimetres."""
     first_count: int = 0
     """Encoder count of the first line; with `source: chunk` it is added to the camera's values."""
     source: Literal["frame_id", "chunk"] = "frame_id"
@@ -47,32 +54,53 @@ class Place:
     counts_per_line: float | None = None
 
 
+@dataclass(slots=True, frozen=True)
+class _Chunk:
+    """The newest value that a camera sent."""
+
+    index: int | None
+    """Of its frame; None once the camera was opened again."""
+    raw: int
+    value: int
+    """`raw` without its wraps."""
+
+
 class Odometer:
     """One camera's way along the strip; it outlives the camera's being opened again.
 
     Args:
         encoder: the settings.
         height: lines in a frame.
-        frame_s: how long a frame is expected to take, seconds, until frames have told; None: not known.
+        frame_s: how long a frame is expected to take, seconds, as long as frames do not tell otherwise; None: not
+            known.
     """
 
     def __init__(self, encoder: Encoder, height: int, frame_s: float | None = None) -> None:
         self._encoder = encoder
-        self._frame_counts = encoder.counts_per_line * height
         self._height = height
+        self._rate = encoder.counts_per_line
+        """Counts in a line now."""
+        self._measured: float | None = encoder.counts_per_line if encoder.lines == "timed" else None
+        """As in records.Frame, where there are chunks."""
         self._frame_s = frame_s
         self._periods: deque[float] = deque(maxlen=PERIODS)
-        self._origin = float(encoder.first_count)
-        self._last: tuple[int, float] | None = None
-        """(index, monotonic seconds) of the last frame since the camera was opened."""
+        self._origin: float | None = float(encoder.first_count)
+        """Count at index 0; None until the first frame after the camera was opened again."""
+        self._times: deque[tuple[int, float]] = deque(maxlen=SPAN)
+        """(index, seconds) of the newest frames since the camera was opened."""
         self._reached: tuple[float, float] | None = None
-        """(encoder count behind the last frame, when that was, monotonic seconds), over all openings."""
-        self._chunk: tuple[int, int, int] | None = None
-        """(index, raw value, unwrapped value) of the last frame with a chunk."""
+        """(count behind the last frame, when that frame was taken, seconds), over all openings."""
+        self._chunk: _Chunk | None = None
 
     def opened(self) -> None:
         """The camera was opened (again), or counts anew: the next index is not related to the last."""
-        self._last = None
+        self._times.clear()
+        if self._reached is not None:
+            self._origin = None
+        if self._chunk is not None:
+            self._chunk = replace(self._chunk, index=None)
+        if self._encoder.lines == "triggered":
+            self._measured = None
 
     def place(self, index: int, taken_s: float, chunk: int | None = None) -> Place:
         """Where the frame begins.
@@ -80,53 +108,69 @@ class Odometer:
         Args:
             index: the frame's number since `opened`, lost ones counted.
             taken_s: when it was exposed, or else when it arrived, on one clock that never jumps, seconds.
-            chunk: the value that came with it, where `source` is `chunk`.
+            chunk: the value that came with it, where `source` is `chunk`. A frame without one lies where the lines
+                since the last one with one say.
         """
         self._time(index, taken_s)
-        if self._encoder.source == "chunk" and chunk is not None:
-            return self._by_chunk(index, taken_s, chunk)
-        return self._by_lines(index, taken_s)
+        by_chunk = self._encoder.source == "chunk"
+        # A chunk's value stays an int: with 64 bits it is more than a float holds.
+        start: float = (
+            self._by_chunk(index, chunk) if by_chunk and chunk is not None else self._by_lines(index, taken_s)
+        )
+        self._reached = start + self._rate * self._height, taken_s
+        return Place(round(start), self._measured if by_chunk else None)
 
     @property
     def frame_s(self) -> float | None:
         """How long a frame takes now, seconds; None while that is not known."""
-        return median(self._periods) if self._periods else self._frame_s
+        if not self._periods:
+            return self._frame_s
+        measured = median(self._periods)
+        stated = self._frame_s
+        # What a camera keeps by its own clock is exact, over a long gap too; a few measured periods are not.
+        return stated if stated is not None and abs(measured - stated) <= NEAR * stated else measured
 
     def _time(self, index: int, taken_s: float) -> None:
-        if self._last is not None and index > self._last[0]:
-            self._periods.append((taken_s - self._last[1]) / (index - self._last[0]))
-            self._last = index, taken_s
+        while self._times and (index <= self._times[-1][0] or taken_s <= self._times[-1][1]):
+            self._times.pop()
+        if self._times:
+            self._periods.append((taken_s - self._times[0][1]) / (index - self._times[0][0]))
+        self._times.append((index, taken_s))
 
-    def _by_lines(self, index: int, taken_s: float) -> Place:
-        if self._last is None:
-            self._last = index, taken_s
-            self._origin = self._carried_on(taken_s) - index * self._frame_counts
-        start = self._origin + index * self._frame_counts
-        self._reached = start + self._frame_counts, taken_s
-        return Place(round(start))
+    def _by_lines(self, index: int, taken_s: float) -> float:
+        if self._origin is None:
+            self._origin = self._carried_on(taken_s) - index * self._rate * self._height
+        return self._origin + index * self._rate * self._height
 
     def _carried_on(self, taken_s: float) -> float:
-        """The count at the first frame after the camera was down, by the time that passed."""
-        if self._reached is None:
-            return self._origin
+        """The count at the first frame after the camera was down, by the time that passed: to whole frames."""
+        assert self._reached is not None
         count, when_s = self._reached
         frame_s = self.frame_s
         frames = (taken_s - when_s) / frame_s - 1 if frame_s else 0.0
-        return count + max(0, round(frames)) * self._frame_counts
+        return count + max(0, round(frames)) * self._rate * self._height
 
-    def _by_chunk(self, index: int, taken_s: float, raw: int) -> Place:
-        if self._last is None:
-            self._last = index, taken_s
+    def _by_chunk(self, index: int, raw: int) -> int:
         before, modulus = self._chunk, 1 << self._encoder.chunk_bits
         value = raw
         if before is not None:
-            ahead = (raw - before[1]) % modulus
-            value = before[2] + (ahead - modulus if ahead > modulus // 2 else ahead)
-        self._chunk = index, raw, value
-        per_line = None
-        if self._encoder.lines == "timed":
-            frames = index - before[0] if before is not None else 0
-            per_line = (value - before[2]) / (frames * self._height) if before and frames > 0 else None
-            per_line = self._encoder.counts_per_line if per_line is None else per_line
-        self._reached = float(self._encoder.first_count + value), taken_s
-        return Place(self._encoder.first_count + value, per_line)
+            ahead = (raw - before.raw) % modulus
+            value = before.value + (ahead - modulus if ahead > modulus // 2 else ahead)
+            if before.index is not None and index > before.index:
+                self._measure((value - before.value) / ((index - before.index) * self._height))
+        self._chunk = _Chunk(index, raw, value)
+        start = self._encoder.first_count + value
+        self._origin = start - index * self._rate * self._height
+        return start
+
+    def _measure(self, rate: float) -> None:
+        """Take over the counts a line between two frames; a jump of the encoder is no speed.
+
+        Triggered lines are a pitch each, unless the strip ran back: its lines were triggered all the same.
+        """
+        share = rate / self._encoder.counts_per_line
+        plausible = abs(share) <= FASTEST
+        if self._encoder.lines == "triggered":
+            self._measured = rate if plausible and share < 1 - 2 / self._height else None
+        elif plausible:
+            self._rate = self._measured = rate

@@ -12,12 +12,12 @@ from typing import cast
 import cv2
 import numpy as np
 
-from inspector.cameras import _pictures, _recording
-from inspector.cameras._shots import Missed, Shot, Unreadable
+from inspector.cameras import _pictures, _recorded
+from inspector.cameras._shots import Down, Missed, Shot, Unreadable, Up
 from inspector.cameras._sources import Kind, Reel
 from inspector.records import Pixels
 
-Shots = Generator[Shot | Missed, None, None]
+Shots = Generator[Shot | Missed | Up | Down, None, None]
 MAX_BYTES = 1 << 30
 """No picture file is larger."""
 
@@ -28,13 +28,13 @@ def shots(reel: Reel, frame_lines: int | None) -> Shots:
         return _picture(reel, frame_lines)
     if reel.kind is Kind.VIDEO:
         return _video(reel, frame_lines)
-    return _recording.shots(reel.path)
+    return _recorded.shots(reel.parts or (reel.path,))
 
 
 def count(reel: Reel) -> int:
     """Frames of a reel as far as can be told without decoding it; at least 1."""
     if reel.kind is Kind.RECORDING:
-        return max(1, _recording.count(reel.path))
+        return max(1, _recorded.count(reel.parts or (reel.path,)))
     if reel.kind is Kind.PICTURE:
         return 1
     capture = _capture(reel.path)

@@ -1,4 +1,4 @@
-"""What the parts of the replay camera hand to one another: a frame to be, or frames that cannot be had."""
+"""What the parts of the replay camera hand to one another: a frame to be, frames that cannot be had, a death."""
 
 from __future__ import annotations
 
@@ -24,6 +24,24 @@ class Unreadable(CameraError):
         self.lines = lines
 
 
+class Died(CameraError):
+    """The camera died here when it was recorded; it came back, so it may be opened again at once."""
+
+    at_once = True
+
+
+@dataclass(slots=True, frozen=True)
+class Stamp:
+    """What a recording knows of a frame besides; see records.Frame. `arrived_ns` is its `monotonic_ns`."""
+
+    arrived_ns: int
+    camera_ns: int | None = None
+    uncertainty_ns: int | None = None
+    counts_per_line: float | None = None
+    overlap_lines: int = 0
+    after: Reason | None = None
+
+
 @dataclass(slots=True, frozen=True)
 class Shot:
     """A frame of [height, width] px that `fill` writes into a slot, its one copy.
@@ -41,6 +59,12 @@ class Shot:
     row: int = 0
     breaks: bool = False
     encoder_count: int | None = None
+    stamp: Stamp | None = None
+
+    @property
+    def arrived_ns(self) -> int | None:
+        """When it came to the host that recorded it, on its monotonic clock; None: it was not recorded."""
+        return None if self.stamp is None else self.stamp.arrived_ns
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,6 +77,22 @@ class Missed:
     reason: Reason = Reason.UNREADABLE
     lines: int | None = None
     breaks: bool = False
+    arrived_ns: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Up:
+    """The camera was opened when it was recorded."""
+
+    arrived_ns: int | None
+
+
+@dataclass(slots=True, frozen=True)
+class Down:
+    """The camera died when it was recorded, or could not be opened."""
+
+    detail: str
+    arrived_ns: int | None
 
 
 def printable(name: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from inspector.cameras import _pictures, _recording
+from inspector.cameras import _index, _pictures, _recorded
 from inspector.cameras._shots import printable
 from inspector.errors import ConfigError
 
@@ -31,11 +31,13 @@ class Kind(StrEnum):
 
 @dataclass(slots=True, frozen=True)
 class Reel:
-    """One file, or one recording's folder, to be played; `name` is what its frames give as their source."""
+    """One file, or one strip of recordings, to be played; `name` is what its frames give as their source."""
 
     kind: Kind
     path: Path
     name: str
+    parts: tuple[Path, ...] = ()
+    """The folders of the recordings, where there are several."""
 
 
 def reels(path: Path) -> tuple[list[Reel], list[str]]:
@@ -49,9 +51,9 @@ def reels(path: Path) -> tuple[list[Reel], list[str]]:
     """
     path = Path(os.path.abspath(path))
     try:
-        if path.name in _recording.FILES and _recording.is_recording(path.parent):
+        if path.name in _index.FILES and _recorded.is_recording(path.parent):
             path = path.parent
-        if _recording.is_recording(path):
+        if _recorded.is_recording(path):
             return [Reel(Kind.RECORDING, path, printable(path.name))], []
         if path.is_dir():
             return _folder(path)
@@ -65,7 +67,7 @@ def _folder(folder: Path) -> tuple[list[Reel], list[str]]:
     passed_over: list[str] = []
     for name in sorted(os.listdir(folder), key=natural):
         kind = _kind(name)
-        if kind is None and _recording.is_recording(folder / name):
+        if kind is None and _recorded.is_recording(folder / name):
             kind = Kind.RECORDING
         if kind is None:
             passed_over.append(printable(name))

@@ -12,9 +12,11 @@
   all three are equal. Pictures of more than 8 bits are refused, because a wrong scale would look like clean strip.
 - Encoder counts run on over all pieces. A picture whose height is not known counts as high as the next good one.
   A recording keeps its own counts, moved on behind what was played before it.
+- Recordings that follow one another in one run of a camera are one strip. Where the camera died, this one dies too and
+  goes on when it is opened again: so the line behind it does what it did when it was recorded.
 - Nothing depends on when it is played: the same files give the same frames, but for `monotonic_ns`.
 
-The raw format, and the Recorder that writes it, are in _recording.py.
+The raw format is in _index.py, the Recorder that writes it in _recording.py.
 """
 
 from __future__ import annotations
@@ -25,21 +27,24 @@ from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated, NoReturn, Self
 
 import msgspec
 from msgspec import Meta
 
-from inspector.cameras import Link, _play, _recording, _sources
+from inspector.cameras import Link, _play, _recorded, _sources
+from inspector.cameras._instep import InStep
 from inspector.cameras._recording import Recorder
-from inspector.cameras._shots import Missed, Shot, Unreadable, printable
+from inspector.cameras._shots import Died, Down, Missed, Shot, Stamp, Unreadable, Up, printable
 from inspector.cameras._sources import Kind, Reel
 from inspector.config import AtLeast1, Positive
 from inspector.errors import CameraError
 from inspector.pool import Pool, Slot
 from inspector.records import Frame, Loss
 
-__all__ = ["Options", "Recorder", "ReplayCamera", "check", "open"]
+__all__ = ["InStep", "Options", "Recorder", "ReplayCamera", "check", "open"]
+
+Item = Shot | Missed | Up | Down
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -67,8 +72,11 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class ReplayCamera:
     """Plays files as a camera; the protocol is in inspector/cameras/__init__.py.
 
-    Every enter starts over. `read` waits for nothing but a free slot of the pool.
+    Every enter starts over, but after a recorded death. `read` waits for a free slot of the pool and, where cameras
+    are played `in_step`, for the others.
     """
+
+    in_step: InStep | None = None
 
     def __init__(self, name: str, options: Options, reels: list[Reel], passed_over: list[str]) -> None:
         self.ended = False
@@ -79,8 +87,9 @@ class ReplayCamera:
         self._o = options
         self._reels = reels
         self._issues = [_play.count(reel) for reel in reels]
-        self._shots: Generator[Shot | Missed, None, None] | None = None
-        self._waiting: Shot | Missed | None = None
+        self._shots: Generator[Item, None, None] | None = None
+        self._waiting: Item | None = None
+        self._died = False
         self._rewind()
 
     @property
@@ -98,34 +107,70 @@ class ReplayCamera:
             except OSError as error:
                 shown = printable(str(path))
                 raise CameraError(f"camera {self._name}: {shown}: {error.strerror}. Put it back") from None
-        self._rewind()
-        self._shots = self._play_all()
+        if self._died:  # it was opened again when it was recorded too: its numbers start over, the strip goes on
+            self._died, self._sequence = False, 0
+        else:
+            self._rewind()
+            self._shots = self._play_all()
+        self._look()
+        if isinstance(self._waiting, Down):
+            self._die(self._waiting)
+        if isinstance(self._waiting, Up):
+            self._waiting = None
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._died and not self.ended:
+            return  # it goes on behind its death
         shots, self._shots, self._waiting = self._shots, None, None
         if shots is not None:
             shots.close()
+        if self.in_step is not None:
+            self.in_step.leave(self._name)
 
     def read(self, pool: Pool, timeout_s: float) -> Frame | Loss | None:
         """The next frame or loss; see inspector/cameras/__init__.py.
 
         Raises:
-            CameraError: the camera is not open.
+            CameraError: the camera is not open, or died when it was recorded.
         """
-        if self._shots is None:
+        if self._shots is None or self._died:
             raise CameraError(f"camera {self._name}: read before it was opened; enter it first")
-        if self._waiting is None:
-            self._waiting = next(self._shots, None)
+        self._look()
+        if not self._my_turn(timeout_s):
+            return None
         if isinstance(self._waiting, Shot):
             return self._deliver(self._waiting, pool, timeout_s)
-        missed, self._waiting = self._waiting, None
-        if missed is None:
-            self.ended = True
-            return None
-        return self._lose(missed)
+        if isinstance(self._waiting, Down):
+            self._die(self._waiting)
+        item, self._waiting = self._waiting, None
+        if isinstance(item, Missed):
+            return self._lose(item)
+        self.ended = self.ended or item is None
+        return None
+
+    def _look(self) -> None:
+        """See what comes next, if that is not known yet."""
+        if self._waiting is None and self._shots is not None:
+            self._waiting = next(self._shots, None)
+
+    def _my_turn(self, timeout_s: float) -> bool:
+        if self.in_step is None:
+            return True
+        if self._waiting is None:
+            self.in_step.leave(self._name)
+        elif self._waiting.arrived_ns is not None:
+            return self.in_step.wait(self._name, self._waiting.arrived_ns, timeout_s)
+        return True
+
+    def _die(self, down: Down) -> NoReturn:
+        """Raises Died. A camera that was never opened again has ended with it."""
+        self._died, self._waiting = True, None
+        self._look()
+        self.ended = self._waiting is None
+        raise Died(down.detail)
 
     # ------------------------------------------------------------ what comes next
 
@@ -133,6 +178,8 @@ class ReplayCamera:
         self.ended = False
         self._waiting = None
         self._sequence = 0
+        self._issued = 0
+        """Frames before the next one since the sources began, lost ones too."""
         self._piece = -1
         self._breaks = True
         self._lines = 0
@@ -142,22 +189,23 @@ class ReplayCamera:
         self._origin = (self._o.first_encoder_count, 0)
         """An encoder count, and which line it is of."""
         self._shift: int | None = None
-        """What is added to the counts of the recording that is played; None before its first frame."""
+        """What is added to the counts of the recording that is played; None before its first frame. Never to the first
+        recording's: lost frames at its beginning do not move it."""
 
-    def _play_all(self) -> Generator[Shot | Missed, None, None]:
+    def _play_all(self) -> Generator[Item, None, None]:
         for _ in range(self._o.repeat) if self._o.repeat else itertools.count():
-            before = self._sequence
+            before = self._issued
             for number in range(len(self._reels)):
                 yield from self._play(number)
-            if self._sequence == before:
+            if self._issued == before:
                 return  # a round of nothing, for instance of empty recordings, would go on for ever
 
-    def _play(self, number: int) -> Generator[Shot | Missed, None, None]:
-        issued, self._shift = 0, None
+    def _play(self, number: int) -> Generator[Item, None, None]:
+        issued, self._shift = 0, None if self._issued else 0
         self._breaks = self._breaks or not self._o.contiguous
         with closing(_play.shots(self._reels[number], self._o.frame_lines)) as shots:
             for shot in shots:
-                issued += shot.count if isinstance(shot, Missed) else 1
+                issued += shot.count if isinstance(shot, Missed) else isinstance(shot, Shot)
                 self._issues[number] = max(issued, self._issues[number])
                 yield shot
         self._issues[number] = issued
@@ -185,6 +233,7 @@ class ReplayCamera:
         if self._breaks or shot.breaks:
             self._piece += 1
             self._breaks = False
+        stamp = shot.stamp or Stamp(0)
         frame = Frame(
             camera=self._name,
             sequence=self._sequence,
@@ -194,15 +243,22 @@ class ReplayCamera:
             pixels=slot.pixels,
             source=shot.source,
             piece=self._piece,
+            camera_ns=stamp.camera_ns,
+            uncertainty_ns=stamp.uncertainty_ns,
+            counts_per_line=stamp.counts_per_line,
+            overlap_lines=stamp.overlap_lines,
+            after=stamp.after,
             on_release=slot.release,
         )
         self._sequence += 1
+        self._issued += 1
         self._lines += shot.height
         return frame
 
     def _lose(self, missed: Missed) -> Loss:
         loss = Loss(self._name, self._sequence, missed.count, missed.reason, missed.detail, missed.source)
         self._sequence += missed.count
+        self._issued += missed.count
         self._breaks = self._breaks or missed.breaks
         if missed.lines is None:
             self._unmeasured += missed.count
@@ -216,7 +272,7 @@ class ReplayCamera:
         if shot.encoder_count is None:
             return here
         if self._shift is None:
-            self._shift = max(0, here - shot.encoder_count) if self._sequence else 0
+            self._shift = max(0, here - shot.encoder_count)
         self._origin = shot.encoder_count + self._shift, self._lines
         return self._origin[0]
 
@@ -253,7 +309,16 @@ def _listed(options: Options) -> tuple[list[Reel], list[str]]:
         found, others = _sources.reels(path)
         reels += found
         passed_over += others
-    for reel in reels:
-        if reel.kind is Kind.RECORDING:
-            _recording.check(reel.path)
-    return reels, passed_over
+    return _spliced(reels), passed_over
+
+
+def _spliced(reels: list[Reel]) -> list[Reel]:
+    """Recordings that follow one another on one strip become one reel."""
+    found: list[Reel] = []
+    for recorded, group in itertools.groupby(reels, key=lambda reel: reel.kind is Kind.RECORDING):
+        if not recorded:
+            found += group
+            continue
+        for parts in _recorded.strips([reel.path for reel in group]):
+            found.append(Reel(Kind.RECORDING, parts[0], printable(parts[0].name), tuple(parts)))
+    return found

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from inspector.cameras import Link
+from inspector.cameras._drills import Leg, Lost, Path, check_motion
 from inspector.errors import CameraError, ConfigError
 from inspector.events import Reason
 from inspector.pool import Pool
@@ -81,6 +82,13 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Drill: frames of the strip that vanish without a word and leave holes in the sequence."""
     hang_at_frame: AtLeast0 | None = None
     """Drill: from this frame on nothing comes, as from a dead link, until the camera is opened again."""
+    motion: list[Leg] = []
+    """Drill: the strip slows down, stands, runs back, or its encoder jumps. Lines come at the line rate all the same
+    and the encoder measures the strip in each frame, but for jumps alone. Not with `prepared_frames`."""
+    lost: list[Lost] = []
+    """Drill: frames of the strip that do not arrive whole, or not in time."""
+    reset_at_frame: AtLeast0 | None = None
+    """Drill: the camera begins to count anew at this frame of the strip, while it is open."""
 
 
 class Clock(Protocol):
@@ -123,6 +131,7 @@ class SyntheticCamera:
         self._length = _length(options)
         self._reel = _reel(options, self._length)
         self._skipped = frozenset(options.skip_frames)
+        self._path = Path(options.motion, options.height_px)
         self._started: tuple[int, int] | None = None
         self._opened_at = 0
         self._failures_left = options.die_times if options.die_at_frame is not None else 0
@@ -176,7 +185,7 @@ class SyntheticCamera:
             return None
         if not self._wait_until(min(deadline, self._due_ns())):
             return None
-        return self._overrun() or self._deliver(pool, deadline)
+        return self._overrun() or self._lose() or self._deliver(pool, deadline)
 
     # ------------------------------------------------------------ time
 
@@ -226,20 +235,40 @@ class SyntheticCamera:
         self.position += late
         return loss
 
+    def _lose(self) -> Loss | None:
+        """The frames that the drill `lost` says do not arrive from here on, if any."""
+        lost = next((one for one in self._o.lost if one.covers(self.position)), None)
+        if lost is None:
+            return None
+        count = lost.at_frame + lost.count - self.position
+        if self._length is not None:
+            count = min(count, self._length - self.position)
+        loss = Loss(self._name, self.position - self._opened_at, count, lost.why, "drill `lost`")
+        self.link.packets_lost += count if lost.why is Reason.PACKETS else 0
+        self.position += count
+        return loss
+
     def _deliver(self, pool: Pool, deadline: int) -> Frame | None:
         o = self._o
         slot = pool.take(o.height_px, o.width_px, max(0.0, (deadline - self._clock.monotonic_ns()) / 1e9))
         if slot is None or self._started is None:
             return None
         position, self.position = self.position, self.position + 1
-        self._reel.fill(position, slot.pixels)
+        path, reset = self._path, o.reset_at_frame
+        if path.measured:
+            self._reel.fill_lines(path.rows(position), slot.pixels)
+        else:
+            self._reel.fill(position, slot.pixels)
         return Frame(
             camera=self._name,
             sequence=position - self._opened_at,
             exposed_ns=self._started[0] + self._exposed_after_ns(position),
             monotonic_ns=self._clock.monotonic_ns(),
-            encoder_count=o.first_encoder_count + position * o.height_px * o.counts_per_line,
+            encoder_count=o.first_encoder_count + round(path.line(position) * o.counts_per_line) + path.off(position),
             pixels=slot.pixels,
+            piece=int(reset is not None and position >= reset),
+            counts_per_line=path.rate(position) * o.counts_per_line if path.measured else None,
+            after=Reason.RESET if position == reset else None,
             on_release=slot.release,
         )
 
@@ -297,6 +326,9 @@ def check(options: Options) -> None:
     Raises:
         ConfigError: they do not.
     """
+    check_motion(options.motion, options.height_px, _length(options))
+    if options.motion and options.prepared_frames:
+        raise ConfigError("synthetic: motion: needs every line of the strip; leave `prepared_frames` out")
     share = options.defective_share
     if options.prepared_frames == 1 and share is not None and 0 < share < 1:
         raise ConfigError("synthetic: prepared_frames: 1 cannot be both clean and defective: take 2")

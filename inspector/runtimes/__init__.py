@@ -6,7 +6,7 @@ frames travel once), and compaction between the stages is an index list.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -40,7 +40,8 @@ class Runtime(Protocol):
 
     name: str
     """What runs the networks, for people: `onnxruntime 1.32 CPU`."""
-    precision: str
+    precisions: Mapping[str, str]
+    """Network -> what it computes in: float32, float16 or int8."""
     workers: int
     """How many streams pay off side by side."""
 

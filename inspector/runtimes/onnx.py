@@ -39,10 +39,10 @@ class OnnxRuntime:
     """Sessions of all networks of a pack, shared by the workers (a session may be called from many threads)."""
 
     name = f"onnxruntime {onnxruntime.__version__} CPU"
-    precision = "float32"
 
     def __init__(self, options: Options, pack: Pack) -> None:
         self.workers = options.workers or len(os.sched_getaffinity(0))
+        self.precisions = pack.precisions()
         self._pack = pack
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 

@@ -1,4 +1,4 @@
-"""What a new subscriber would otherwise wait for: the last state of every part, and where the coil began and ended.
+"""What a new subscriber would otherwise wait for: the last states of every part, and where the coil began and ended.
 
 They are published again as they were, with their own identity, so that those who have them drop them as doubles.
 """
@@ -38,7 +38,7 @@ class LastValues:
     def keep(self, event: Event, message: Message) -> None:
         """Remember an event if it is of that kind; `message` is its form on the socket."""
         if isinstance(event.data, State):
-            key = event.data.part
+            key = f"{event.data.part}\n{event.data.about or ''}"
         elif isinstance(event.data, CoilEvent):
             key = event.data.phase
         else:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from inspector.records import Pixels
 from inspector.steel import Blemish, Strip
@@ -111,6 +112,17 @@ class Reel:
             np.copyto(pixels, self._prepared[i])
         else:
             np.copyto(pixels, self.strip.render(i * h, h).pixels)
+
+    def fill_lines(self, lines: NDArray[np.int64], pixels: Pixels) -> None:
+        """Put any lines of a strip that is not prepared into the rows of `pixels`; they count from position 0."""
+        lines = lines % (self.period * self._height)
+        wrapped = lines < lines.max() - self.period * self._height // 2
+        for rows in (~wrapped, wrapped):
+            if rows.any():
+                chosen = lines[rows]
+                first = int(chosen.min())
+                painted = self.strip.render(first, int(chosen.max()) - first + 1).pixels
+                pixels[rows] = painted[chosen - first]
 
     def truths(self, first: int, last: int) -> list[Blemish]:
         """Defects that begin in the frames [first, last), with lines counted from position 0."""

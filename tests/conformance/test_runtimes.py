@@ -117,7 +117,7 @@ def test_options_are_closed(kind: str) -> None:
 def test_it_says_what_it_is(case: Case, easy: Path) -> None:
     with case.open(pack.load(easy)) as runtime:
         assert runtime.name
-        assert runtime.precision
+        assert set(runtime.precisions) == set(pack.load(easy).networks())
         assert runtime.workers >= 1
 
 

@@ -178,11 +178,15 @@ class Daemon:
 
     # ------------------------------------------------------------ its monitor
 
+    def monitor(self) -> str:
+        """Where it is: http://HOST:PORT."""
+        found = self.until(lambda: re.search(r"monitor on (http://\S+)", self.stderr), "the monitor's address")
+        return str(found[1])
+
     def get(self, path: str) -> tuple[int, str]:
         """(status, body) of a page of the monitor."""
-        found = self.until(lambda: re.search(r"monitor on (http://\S+)", self.stderr), "the monitor's address")
         try:
-            with urllib.request.urlopen(found[1] + path, timeout=PATIENCE_S) as answer:
+            with urllib.request.urlopen(self.monitor() + path, timeout=PATIENCE_S) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
-from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -14,46 +13,18 @@ from typing import Any
 import pytest
 import zmq
 
-from inspector.events import Defect, Event, Gap, Heartbeat, Reason, State
-from inspector.journal import Books, Pages, RunState
+from inspector.events import Defect, Event, Heartbeat, Reason
+from inspector.journal import Pages, RunState
 from inspector.metrics import LOST_AT
 from tests.conftest import Start
 from tests.line.daemon import Daemon, journalled, proven, subscribed, written
 from tests.line.lines import config, filmed, lossless, pictures, played, slow
+from tests.line.told import books_of, gaps_of, gaps_tell_every_lost_frame, said, states_of
 from tests.packs import TILE, make_pack
 
 HOT = {"name": "hot", "coil": "c1", "heartbeat_s": 0.1}
 PATIENT = {**HOT, "queue": 10_000}
 """A queue so long that a busy machine loses nothing."""
-
-
-def books_of(path: Path) -> dict[str, Books]:
-    """Camera -> its books in the newest run, closed and balanced."""
-    found = proven(path)
-    assert found.runs[-1].state is RunState.CLOSED
-    books = {entry.camera: entry for entry in found.books if entry.epoch == found.runs[-1].epoch}
-    for entry in books.values():
-        assert entry.issued == entry.inspected + sum(entry.lost.values())
-    return books
-
-
-def gaps_of(path: Path, camera: str = "a") -> list[Gap]:
-    found = [event.data for event in journalled(path, "gap") if isinstance(event.data, Gap)]
-    return [gap for gap in found if gap.camera == camera]
-
-
-def states_of(path: Path, part: str) -> list[str]:
-    found = [event.data for event in journalled(path, "state") if isinstance(event.data, State)]
-    return [state.state for state in found if state.part == part]
-
-
-def gaps_tell_every_lost_frame(path: Path, books: dict[str, Books]) -> None:
-    for camera, entry in books.items():
-        told: dict[Reason, int] = defaultdict(int)
-        for gap in gaps_of(path, camera):
-            assert gap.along_mm.end >= gap.along_mm.start
-            told[gap.reason] += gap.frames
-        assert {reason: count for reason, count in told.items() if count} == entry.lost
 
 
 # ---------------------------------------------------------------- sinks that stand still
@@ -191,10 +162,6 @@ def test_a_camera_that_dies_and_comes_back(start: Start, pack: Path, tmp_path: P
     assert gap.along_mm.end > gap.along_mm.start
     assert states_of(path, "mortal") == ["up", "down", "up"]
     assert states_of(path, "other") == ["up"]
-
-
-def said(event: Event, part: str, state: str) -> bool:
-    return isinstance(event.data, State) and (event.data.part, event.data.state) == (part, state)
 
 
 def test_a_camera_that_is_not_there_at_the_start(start: Start, pack: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ SEAMS = ["cameras", "runtimes", "sinks"]
 KINDS = [(seam, kind) for seam in SEAMS for kind in adapters.kinds(seam)]
 NEEDED: dict[tuple[str, str], dict[str, Any]] = {
     ("cameras", "replay"): {"sources": ["frames"]},
+    ("cameras", "gige"): {"address": "192.168.1.20"},
     ("sinks", "jsonl"): {"path": "events.jsonl"},
 }
 """What a kind cannot do without."""
@@ -109,7 +110,7 @@ def test_a_typing_slip_is_told_the_option_that_was_meant(seam: str, kind: str) -
 @every_kind
 def test_an_option_of_the_wrong_type_is_refused_with_its_path(seam: str, kind: str) -> None:
     for field in msgspec.structs.fields(adapter(seam, kind).Options):
-        for wrong in ({"no": "such thing"}, [[["neither"]]]):
+        for wrong in ({"no": ["such thing"]}, [[["neither"]]]):
             message = refusal(seam, kind, NEEDED.get((seam, kind), {}) | {field.encode_name: wrong})
             assert message.startswith(f"{seam}[0].options.{field.encode_name}"), message
 
@@ -143,8 +144,8 @@ def test_paths_are_paths() -> None:
 
 @every_kind
 def test_every_option_is_explained_beneath_itself(seam: str, kind: str) -> None:
-    tree = ast.parse(inspect.getsource(adapter(seam, kind)))
-    struct = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Options")
+    (struct,) = ast.parse(inspect.getsource(adapter(seam, kind).Options)).body
+    assert isinstance(struct, ast.ClassDef)
     bare = [
         ast.unparse(line.target)
         for line, following in zip(struct.body, [*struct.body[1:], None], strict=True)

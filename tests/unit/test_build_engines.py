@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 torch = pytest.importorskip("torch", reason="build_engines needs torch: pip install 'inspector[train]'")
 pytest.importorskip("onnx", reason="build_engines needs onnx: pip install 'inspector[train]'")
@@ -315,14 +314,16 @@ def test_int8_is_kept_only_where_it_is_faster_and_as_good(
     monkeypatch.setattr(quantize, "timed", lambda pack, *files: next(answers))
     words = ["quantize", "--pack", str(folder), "--data", str(toys), "--split", str(trained / "split.json")]
     assert main(words) == 0
-    pack, rows = packs.load(folder), yaml.safe_load((folder / "precisions.yaml").read_text())
-    assert set(rows) == set(pack.networks())
-    for network, (file, _) in pack.networks().items():
-        assert rows[network]["cpu"]["file"] == file.name
-        assert rows[network]["gpu"]["precision"] == "float16"
-        assert (rows[network]["verdict"] == "int8") == (folder / f"{network}.int8.onnx").is_file()
-    assert rows["types"]["verdict"].startswith("float32: int8 is not faster")
-    assert rows["segment_1"]["verdict"].startswith("float32: int8 is not faster")
+    pack = packs.load(folder)
+    manifest = pack.manifest
+    entries = dict(zip(pack.networks(), [manifest.gate, manifest.types, *manifest.segmenters], strict=True))
+    for network, entry in entries.items():
+        assert entry.gpu is not None
+        assert entry.gpu.precision == "float16"
+        assert (entry.figures["int8"]["verdict"] == "int8") == (folder / f"{network}.int8.onnx").is_file()
+        assert entry.precision == ("int8" if entry.file.endswith(".int8.onnx") else "float32")
+    assert entries["types"].figures["int8"]["verdict"].startswith("float32: int8 is not faster")
+    assert entries["segment_1"].figures["int8"]["verdict"].startswith("float32: int8 is not faster")
 
 
 def test_a_trial_that_loses_half_a_point_is_refused() -> None:

@@ -288,6 +288,20 @@ def test_a_state_is_said_once_a_change_with_the_first_reason() -> None:
     assert rig.metric("camera_reopens_total") == 2
 
 
+def test_the_log_has_one_line_a_second_of_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    many: list[Step] = [step for n in range(0, 12, 2) for step in (frame(n), loss(n + 1, 1))]
+    quiet: list[Step] = [None] * 5  # 5 x READ_S
+    rig = Rig([*many, *quiet, frame(12), loss(13, 4)])
+    with caplog.at_level(logging.WARNING, logger="inspector.capture"):
+        rig.run()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "camera top lost frames: 1 overrun; the reader was late",
+        "camera top lost frames: 5 overrun; since the last such line",
+        "camera top lost frames: 4 overrun; since the last such line",
+    ]
+
+
 def test_the_first_opening_is_no_reopening() -> None:
     rig = Rig([frame(0)]).run()
     assert rig.states == [("top", "up", "")]

@@ -211,3 +211,47 @@ def test_the_order_in_which_early_telegrams_come_does_not_matter(order: list[int
     for head in order:
         coils.start(f"coil {head}", head)
     assert coils.at(count).head_count == max(head for head in (0, 100, 200, 300, 400) if head <= count)
+
+
+# ---------------------------------------------------------------- what a recording keeps of it
+
+
+def test_a_map_that_recalls_a_snapshot_says_the_same() -> None:
+    coils, told = CoilMap("C0"), list[tuple[str, str, int]]()
+    coils.on_told = lambda *what: told.append(what)
+    coils.begin(100)
+    coils.reach(300)
+    coils.start("LATE", 200)
+    coils.start("EARLY", 900)
+    coils.end(1500)
+    again = CoilMap("another")
+    again.recall(*coils.snapshot())
+    again.begin(250)
+    assert [again.at(count) for count in range(100, 2000, 50)] == [coils.at(count) for count in range(100, 2000, 50)]
+    assert again.known() == coils.known()
+    assert told == [("coil start", "LATE", 200), ("coil start", "EARLY", 900), ("coil end", "EARLY", 1500)]
+
+
+def test_nobody_tells_of_a_coil_while_a_frame_is_graded() -> None:
+    coils, order = CoilMap("C0"), list[str]()
+    coils.on_told = lambda *_: order.append("told")
+    thread = threading.Thread(target=coils.start, args=["C1", 50])
+    with coils.still():
+        thread.start()
+        for count in range(2000):
+            coils.reach(count)
+        order.append("graded")
+    thread.join()
+    assert order == ["graded", "told"]
+    assert coils.at(60) == Coil("C1", 50, known_from=1999)
+
+
+def test_an_encoder_that_counts_anew_is_told() -> None:
+    coils, told = CoilMap("C0"), list[str]()
+    coils.on_told = lambda ask, coil, count: told.append(ask)
+    coils.begin(0)
+    coils.reach(100_000)
+    coils.start("C1", 90_000)
+    assert coils.resume(0, 100_000, far=50_000)
+    assert told == ["coil start", "encoder reset"]
+    assert coils.snapshot() == (None, [])

@@ -36,6 +36,7 @@ FULL: dict[str, Any] = {
     ],
     "runtime": {"kind": "onnx", "options": {"workers": 2}},
     "edges": {"detect": False, "dark_level": 20, "margin_px": 0},
+    "view": {"dark_below": 0.1, "glare_above": None, "column_frames": 2048, "strip_below": 0.5},
     "batch": {"size": 8, "deadline_ms": 5},
     "grading": {
         "severity": [{"severity": "critical", "classes": [4], "min_area_mm2": 20, "within_mm_of_edge": 30}],
@@ -49,6 +50,7 @@ FULL: dict[str, Any] = {
     "history": {"address": "tcp://127.0.0.1:*", "keys": "keys", "events_per_s": 5000},
     "control": {"address": "ipc:///tmp/control", "keys": "keys"},
     "monitor": {"host": "127.0.0.1", "port": 0},
+    "recording": {"path": "rec", "window_gb": 2, "severities": ["critical", "major"], "losses": False, "before_s": 2},
 }
 """A file in which every section stands."""
 

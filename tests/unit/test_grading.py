@@ -4,9 +4,8 @@ and every frame has one fate. Strips are painted, and run through the real netwo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate, chain, repeat
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 
 import numpy as np
 import pytest
@@ -15,112 +14,39 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from inspector import pack, thumbnails
-from inspector.cascade import Cascade, regions
 from inspector.coils import CoilMap
-from inspector.config import BatchConfig, EdgeConfig, GradingConfig, SeverityRule
-from inspector.events import CoilEvent, Defect, Gap, Reason, State, as_json
-from inspector.grading import Grading, severity
+from inspector.config import EdgeConfig, GradingConfig, SeverityRule
+from inspector.drafting import severity
+from inspector.events import CoilEvent, Defect, Reason, as_json
+from inspector.joining import Joining
 from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
-from inspector.pack import Pack
-from inspector.preprocess import Preprocess
-from inspector.records import Draft, Frame, Graded, Loss, Pixels, Roi
+from inspector.records import Frame, Graded, Loss, Pixels, Region, Roi, Verdict
 from inspector.rle import decode
 from inspector.runtimes import onnx
 from inspector.strip import Geometry
+from tests.grading import (
+    FIRST,
+    GEOMETRY,
+    SECOND_NS,
+    TILE,
+    WIDTH,
+    Rig,
+    assert_books,
+    clean,
+    coil_events,
+    cuts,
+    defects,
+    drafts,
+    gaps,
+    on_strip,
+    placed,
+    states,
+    strips,
+    tops_of,
+    truth,
+)
 from tests.packs import BAND, make_pack, paint
-
-TILE = (32, 64)
-WIDTH = 64
-GEOMETRY = Geometry(pitch_along_mm=0.5, pitch_across_mm=0.25, offset_mm=100.0, mm_per_count=0.5)
-"""One count a line, so that places are easy to tell: row r of the strip lies at r / 2 mm."""
-FIRST = 5000
-"""The encoder count at row 0 of the strips."""
-SECOND_NS = 1_000_000_000
-
-
-# ---------------------------------------------------------------- the rig
-
-
-@dataclass
-class Rig:
-    """The middle of the line, in one thread: preprocess, cascade and grading as the workers call them."""
-
-    engines: Pack
-    stream: onnx.OnnxStream
-    released: dict[tuple[str, int], int] = field(default_factory=lambda: defaultdict(int))
-
-    def frames(
-        self,
-        strip: Pixels,
-        heights: Iterable[int],
-        camera: str = "a",
-        *,
-        geometry: Geometry = GEOMETRY,
-        first: int = FIRST,
-        source: str | None = None,
-    ) -> list[Frame]:
-        """The strip, cut into frames of these heights."""
-        made = []
-        ends = list(accumulate(heights))
-        for sequence, (top, bottom) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            frame = Frame(
-                camera=camera,
-                sequence=sequence,
-                exposed_ns=1_700_000_000 * SECOND_NS + top * 50_000,
-                monotonic_ns=sequence,
-                encoder_count=first + geometry.counts_of_lines(top),
-                pixels=strip[top:bottom].copy(),
-                source=f"{source}{sequence}" if source else None,
-            )
-            frame.on_release = self._counter(camera, sequence)
-            made.append(frame)
-        return made
-
-    def _counter(self, camera: str, sequence: int) -> Callable[[], None]:
-        def count() -> None:
-            self.released[camera, sequence] += 1
-
-        return count
-
-    def run(
-        self,
-        frames: Sequence[Frame],
-        *,
-        sizes: Iterable[int] = repeat(3),
-        config: GradingConfig | None = None,
-        geometries: Mapping[str, Geometry] | None = None,
-        ledger: Ledger | None = None,
-        coils: CoilMap | None = None,
-        resumed: Mapping[str, Resumed] | None = None,
-        edges: EdgeConfig | None = None,
-        after: Mapping[int, Callable[[Grading], Graded | None]] | None = None,
-    ) -> list[Graded]:
-        """What grading gives for the frames in batches of `sizes`; the last one is `finish()`.
-
-        `after`: what happens once so many batches were graded."""
-        config = config or GradingConfig(merge_px=3)
-        geometries = geometries or dict.fromkeys(sorted({frame.camera for frame in frames}), GEOMETRY)
-        ledger = ledger or Ledger(list(geometries))
-        preprocess = Preprocess(
-            self.engines.manifest.tile, edges or EdgeConfig(detect=False), BatchConfig(size=10_000), {}
-        )
-        cascade = Cascade(self.engines, self.stream, config.merge_px)
-        coil_map = coils or CoilMap("C1")
-        grading = Grading("line", config, self.engines, geometries, coil_map, ledger, resumed or {})
-        found, waiting, left = [], iter(sizes), list(frames)
-        while left:
-            size = next(waiting)
-            for frame in left[:size]:
-                ledger.issue(frame.camera, frame.sequence + 1)
-                preprocess.add(frame)
-            left = left[size:]
-            batch = preprocess.flush()
-            assert batch is not None
-            found.append(grading.grade(cascade.judge(batch)))
-            happens = (after or {}).get(len(found))
-            found += [said] if happens and (said := happens(grading)) else []
-        return [*found, grading.finish()]
 
 
 @pytest.fixture(scope="module")
@@ -134,109 +60,6 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 def rig(running: Rig) -> Rig:
     running.released.clear()
     return running
-
-
-def clean(rows: int, width: int = WIDTH) -> Pixels:
-    return np.full((rows, width), 90, dtype=np.uint8)
-
-
-def drafts(found: Iterable[Graded]) -> list[Draft]:
-    return [draft for graded in found for draft in graded.drafts]
-
-
-def defects(found: Iterable[Graded]) -> list[Defect]:
-    return [draft.data for draft in drafts(found) if isinstance(draft.data, Defect)]
-
-
-def gaps(found: Iterable[Graded]) -> list[Gap]:
-    return [draft.data for draft in drafts(found) if isinstance(draft.data, Gap)]
-
-
-def states(found: Iterable[Graded]) -> list[State]:
-    return [draft.data for draft in drafts(found) if isinstance(draft.data, State)]
-
-
-def coil_events(found: Iterable[Graded]) -> list[tuple[str, str, int]]:
-    events = [draft.data for draft in drafts(found) if isinstance(draft.data, CoilEvent)]
-    return [(event.coil, event.phase, event.encoder_count) for event in events]
-
-
-def on_strip(defect: Defect, tops: Sequence[int], rows: int) -> NDArray[np.bool_]:
-    """A defect's mask on the whole strip, bool [rows, WIDTH]."""
-    height, width = defect.mask.size
-    canvas = np.zeros((rows, width), dtype=np.bool_)
-    top = tops[defect.frame_sequence]
-    canvas[top : top + height] = decode(defect.mask.rle, height, width)
-    return canvas
-
-
-def tops_of(heights: Sequence[int]) -> list[int]:
-    return [0, *accumulate(heights)][:-1]
-
-
-# ---------------------------------------------------------------- strips
-
-ROWS = st.integers(20, 150)
-
-
-@st.composite
-def strips(draw: st.DrawFn) -> Pixels:
-    """Blobs of the four classes, and specks that only count together with what is near."""
-    rows = draw(ROWS)
-    strip = clean(rows)
-    place = st.tuples(st.sampled_from(list(BAND)), st.integers(0, rows - 1), st.integers(0, WIDTH - 1))
-    for number, y, x in draw(st.lists(place, max_size=4)):
-        paint(strip, number, y, x, draw(st.integers(1, 60)), draw(st.integers(1, 20)))
-    for number, y, x in draw(st.lists(place, max_size=8)):
-        paint(strip, number, y, x, 1, draw(st.integers(1, 3)))
-    return strip
-
-
-def cuts(rows: int, low: int = 1, high: int = 60) -> st.SearchStrategy[list[int]]:
-    """Heights of frames, `rows` together."""
-
-    def fit(heights: list[int]) -> list[int]:
-        kept: list[int] = []
-        for height in heights:
-            kept.append(min(height, rows - sum(kept)))
-            if sum(kept) == rows:
-                return kept
-        return [*kept, rows - sum(kept)]
-
-    return st.lists(st.integers(low, high), min_size=1, max_size=40).map(fit)
-
-
-def truth(strip: Pixels, merge_px: int, minimum: int) -> set[tuple[int, bytes]]:
-    """(class, mask on the strip) of every defect that was painted, as if the strip were one frame."""
-    found = set()
-    for number in BAND:
-        sure = np.where(strip == BAND[number] + 5, 255, 0).astype(np.uint8)
-        for region in regions(sure, Roi(0, strip.shape[1]), number, 0.5, merge_px):
-            if region.area_px >= minimum:
-                canvas = np.zeros(strip.shape, dtype=np.bool_)
-                canvas[region.y : region.y + region.height, region.x : region.x + region.width] = region.mask
-                found.add((number, canvas.tobytes()))
-    return found
-
-
-def placed(found: Iterable[Defect], heights: Sequence[int], rows: int) -> list[tuple[object, ...]]:
-    """Everything of the events that the cut into frames must not change."""
-    tops = tops_of(heights)
-    return sorted(
-        (
-            d.camera,
-            d.coil,
-            as_json(d.position_mm),
-            as_json(d.size_mm),
-            (d.bbox_px.x, d.bbox_px.width, d.bbox_px.height, d.bbox_px.y + tops[d.frame_sequence]),
-            (d.area_px, d.area_mm2),
-            as_json(d.defect_class),
-            d.score,
-            d.severity,
-            on_strip(d, tops, rows).tobytes(),
-        )
-        for d in found
-    )
 
 
 # ---------------------------------------------------------------- the great law
@@ -363,6 +186,20 @@ def test_a_long_defect_is_cut_and_says_so(rig: Rig, join_frames: int) -> None:
     assert [d.continues for d in found] == [True] * (len(found) - 1) + [False]
     masks = [on_strip(d, [0, 32, 64, 96, 128], 160) for d in found if d.mask.size[0] <= 160]
     np.testing.assert_array_equal(np.sum(masks, axis=0), strip > 190)
+
+
+def test_of_a_scratch_as_long_as_the_coil_only_its_end_is_kept() -> None:
+    """It is cut into events; what lies behind the cuts would slow down the line and fill its memory."""
+    joining, height = Joining(GradingConfig(join_frames=2, thumbnails=False)), 32
+    told = 0
+    for number in range(200):
+        frame = Frame("a", number, 0, 0, number * height, clean(height))
+        region = Region(1, x=20, y=0, mask=np.ones((height, 3), dtype=bool), area_px=3 * height, score=0.9)
+        told += len(joining.follow(Verdict(frame, Roi(0, WIDTH), 1.0, [region])))
+    (goes_on,) = joining.open
+    assert len(goes_on.parts) + len(goes_on.before) <= 3
+    assert told == 99
+    assert [defect.continues for defect in joining.close()] == [False]
 
 
 def test_a_defect_that_ends_at_the_cut_does_not_continue(rig: Rig) -> None:
@@ -518,11 +355,34 @@ def test_several_reasons_share_a_hole_by_frames(rig: Rig) -> None:
     assert_books(found, {"a": 6})
 
 
-def test_the_encoder_tells_the_length_of_a_hole(rig: Rig) -> None:
-    """Not the number of frames: the strip ran on while nothing was counted."""
+def test_lost_frames_are_as_long_as_they_are_and_the_rest_is_a_gap_of_its_own(rig: Rig) -> None:
+    """The strip ran on while nothing was counted."""
     frames = without(rig.frames(clean(96), [32] * 3), 1)
     frames[1].encoder_count += 1000
-    assert spans(rig.run(frames)) == [("missing", 1, 1, 16.0, 532.0)]
+    found = rig.run(frames)
+    assert spans(found) == [("missing", 1, 1, 16.0, 32.0), ("missing", 2, 0, 32.0, 532.0)]
+    assert [(s.part, s.state) for s in states(found)] == [("a", "encoder jumped")]
+
+
+def test_a_camera_that_dies_within_a_frame_was_down_for_the_rest(rig: Rig) -> None:
+    ledger = Ledger(["a"])
+    lossy(ledger, 1, Reason.PACKETS)
+    frames = without(rig.frames(clean(128), [32] * 4), 1)
+    for frame in frames[1:]:
+        frame.encoder_count += 1000
+        frame.piece = 1 << 32
+    found = rig.run(frames, ledger=ledger)
+    assert spans(found) == [("packets", 1, 1, 16.0, 32.0), ("camera_down", 2, 0, 32.0, 532.0)]
+    assert states(found) == []
+    assert_books(found, {"a": 4})
+
+
+def test_what_frames_lack_when_they_are_lost_on_a_slow_strip_is_theirs(rig: Rig) -> None:
+    frames = without(rig.frames(clean(160), [32] * 5), 2, 3)
+    frames[2].encoder_count -= 40
+    for frame in frames:
+        frame.counts_per_line = 1.0
+    assert spans(rig.run(frames)) == [("missing", 2, 2, 32.0, 44.0)]
 
 
 def test_an_unreadable_picture_is_named(rig: Rig) -> None:
@@ -766,26 +626,6 @@ def test_a_line_without_frames_has_no_coil(rig: Rig) -> None:
 
 
 # ---------------------------------------------------------------- the books
-
-
-def assert_books(found: Sequence[Graded], issued: Mapping[str, int]) -> None:
-    """Every frame has one fate, and none is inspected before its defects are events.
-
-    What stands in one `Graded` becomes durable together, so a kill between two loses whole ones only.
-    """
-    fates: dict[str, list[int]] = {camera: [] for camera in issued}
-    inspected: dict[str, set[int]] = {camera: set() for camera in issued}
-    for graded in found:
-        for defect in defects([graded]):
-            frames = range(defect.frame_sequence, defect.frame_sequence + defect.frames)
-            assert inspected[defect.camera].isdisjoint(frames), "an event came after its frame's fate"
-        for settled in graded.settled:
-            numbers = range(settled.first, settled.last + 1)
-            fates[settled.camera] += numbers
-            if settled.reason is None:
-                inspected[settled.camera].update(numbers)
-    for camera, count in issued.items():
-        assert sorted(fates[camera]) == list(range(count))
 
 
 @settings(max_examples=100, deadline=None)

@@ -40,8 +40,8 @@ class Rig:
         self.last = LastValues(self.clock)
         self._number = 0
 
-    def state(self, part: str, topic: str = STATE) -> None:
-        self._keep(topic, State(part=part, state="up", detail=""))
+    def state(self, part: str, topic: str = STATE, about: str | None = None) -> None:
+        self._keep(topic, State(part=part, state="up", detail="", about=about))
 
     def coil(self, phase: str) -> None:
         self._keep(COIL, CoilEvent(coil="c", phase=phase, encoder_count=1))  # type: ignore[arg-type]
@@ -71,6 +71,14 @@ def test_the_last_of_each_part_in_their_order() -> None:
     rig.last.want(b"state/")
     assert rig.sent() == [3, 4, 5]
     assert rig.sent() == []
+
+
+def test_a_part_has_one_of_each_kind_of_state() -> None:
+    rig = Rig()
+    for about in (None, "view", "motion", "view"):
+        rig.state("camera", about=about)
+    rig.last.want(b"state/")
+    assert rig.sent() == [1, 3, 4]
 
 
 def test_a_coil_that_began_and_one_that_ended() -> None:

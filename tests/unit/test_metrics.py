@@ -140,9 +140,16 @@ def test_queues_and_the_pool_are_read_when_scraped(metrics: Metrics) -> None:
     assert value(metrics, "pool_slots") == 8
 
 
+PRECISIONS = {"gate": "float32", "types": "int8"}
+
+
 def test_a_new_pack_replaces_the_old_ones_engines(metrics: Metrics) -> None:
-    metrics.engines({"gate": "sha256:aa", "types": "sha256:bb"}, "onnxruntime 1.32 CPU", "float32")
-    metrics.engines({"gate": "sha256:cc"}, "onnxruntime 1.32 CPU", "float32")
+    metrics.engines({"gate": "sha256:aa", "types": "sha256:bb"}, "onnxruntime 1.32 CPU", PRECISIONS)
+    told = [
+        s.labels["precision"] for f in metrics.registry.collect() if f.name == "inspector_engine" for s in f.samples
+    ]
+    assert told == ["float32", "int8"]
+    metrics.engines({"gate": "sha256:cc"}, "onnxruntime 1.32 CPU", PRECISIONS)
     told = [s.labels["digest"] for f in metrics.registry.collect() if f.name == "inspector_engine" for s in f.samples]
     assert told == ["sha256:cc"]
 

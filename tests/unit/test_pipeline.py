@@ -628,6 +628,31 @@ def test_a_blind_camera_is_no_perfect_coil(tmp_path: Path, engines: Path) -> Non
     ]
 
 
+def test_a_camera_out_of_focus_is_no_perfect_coil(tmp_path: Path, engines: Path) -> None:
+    """It is told with the frame that shows it, whatever the batches; and the figures are metrics."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    rng = np.random.default_rng(1)
+    for number in range(72):
+        grain = cv2.GaussianBlur(rng.normal(0, 60, TILE), (0, 0), 2.5 if 24 <= number < 48 else 0.7)
+        cv2.imwrite(str(pictures / f"{number:02}.png"), np.clip(100 + grain, 30, 190).astype(np.uint8))
+    told = []
+    for size in (1, 3, 8):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        sections = {"batch": {"size": size, "deadline_ms": 1e6}, "view": {"window_frames": 8}}
+        config = line_of(folder, engines, replay(pictures, start_ns=0), **sections)
+        line = run_to_the_end(config)
+        said = [event for event in events(config, "state") if isinstance(event.data, State)]
+        told.append([(event.time, event.data) for event in said if event.data.part == "a" and event.data.state != "up"])
+        value = line.metrics.registry.get_sample_value
+        assert 0.12 < (value("inspector_camera_focus_ratio", {"camera": "a"}) or 0) < 1
+        assert value("inspector_camera_view_state", {"camera": "a", "state": "out of focus"}) == 0
+        assert value("inspector_flat_field_age_seconds", {"camera": "a"}) is None
+    assert [data.state for _, data in told[0] if isinstance(data, State)] == ["out of focus", "sees well"]
+    assert told[0] == told[1] == told[2]
+
+
 def test_a_rule_for_a_class_that_the_pack_lacks_is_refused(tmp_path: Path, engines: Path) -> None:
     rules = [{"severity": "major", "classes": [2, 9]}]
     config = line_of(tmp_path, engines, synthetic(), grading={"severity": rules})

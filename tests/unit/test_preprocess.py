@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 
 from inspector.config import BatchConfig, EdgeConfig
 from inspector.errors import ConfigError
+from inspector.flatfield import FlatField
 from inspector.pack import TileSize
-from inspector.preprocess import FlatField, Preprocess, cut, find_edges, tile_starts
+from inspector.preprocess import Preprocess, cut, find_edges, tile_starts
 from inspector.records import Batch, Frame, Pixels, Roi
 
 TILE = TileSize(height=16, width=40)
@@ -240,19 +240,6 @@ def test_batching_and_order_do_not_change_what_a_frame_becomes(order: list[int],
 # ---------------------------------------------------------------- flat-field
 
 
-@settings(deadline=None)
-@given(st.integers(1, 150), st.integers(1, 200), st.floats(0.1, 8.0), st.floats(0.1, 8.0), st.integers(0, 255))
-def test_a_flat_field_is_the_formula_within_one_grey(
-    height: int, width: int, low: float, high: float, top: int
-) -> None:
-    rng = np.random.default_rng(width)
-    offset, gain = rng.integers(0, top + 1, width), np.linspace(low, high, width)
-    pixels = rng.integers(0, 256, (height, width), dtype=np.uint8)
-    expected = np.clip(np.rint((pixels.astype(float) - offset) * gain.astype(np.float32)), 0, 255)
-    FlatField(offset, gain).correct(pixels)
-    assert np.abs(pixels - expected).max() <= 1
-
-
 def test_a_shaded_even_surface_becomes_even() -> None:
     columns = np.linspace(-1, 1, 1600)
     shading, dark = 1.0 - 0.6 * columns**2, 4.0 + 3.0 * np.cos(40 * columns)
@@ -274,55 +261,6 @@ def test_the_identity_changes_nothing_and_other_cameras_are_left_alone() -> None
     assert (pixels == kept).all()
     preprocess(flat={"cam1": FlatField(np.zeros(40), np.full(40, 2.0)), "cam0": None}).add(frame(pixels))
     assert (pixels == kept).all()
-
-
-def test_a_saved_flat_field_is_read_back(tmp_path: Path) -> None:
-    path = tmp_path / "cam0.npz"
-    saved = FlatField(np.arange(50), np.linspace(0.5, 2, 50))
-    saved.save(path)
-    found = FlatField.load(path)
-    assert found.width == 50
-    assert (found.offset == saved.offset).all()
-    assert (found.gain == saved.gain).all()
-
-
-def write(path: Path, **arrays: NDArray[np.float64]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("arrays", "says"),
-    [
-        ({"gain": np.ones(4)}, "offset"),
-        ({"offset": np.zeros(4), "gain": np.ones(5)}, r"\[4\] and \[5\]"),
-        ({"offset": np.zeros((1, 4)), "gain": np.ones((1, 4))}, r"\[width\]"),
-        ({"offset": np.zeros(0), "gain": np.ones(0)}, r"\[width\]"),
-        ({"offset": np.zeros(4), "gain": np.zeros(4)}, "above 0"),
-        ({"offset": np.zeros(4), "gain": np.full(4, np.nan)}, "finite"),
-        ({"offset": np.full(4, 256.0), "gain": np.ones(4)}, r"0\.\.255"),
-        ({"offset": np.array(["a"] * 4), "gain": np.ones(4)}, "numbers"),
-    ],
-)
-def test_a_flat_field_without_sense_is_named(tmp_path: Path, arrays: dict[str, NDArray[np.float64]], says: str) -> None:
-    path = tmp_path / "flat.npz"
-    write(path, **arrays)
-    with pytest.raises(ConfigError, match=says) as caught:
-        FlatField.load(path)
-    assert str(path) in str(caught.value)
-
-
-def test_a_file_that_is_no_flat_field_is_named(tmp_path: Path) -> None:
-    missing, text, array, torn = (tmp_path / name for name in ("missing.npz", "text.npz", "array.npz", "torn.npz"))
-    text.write_text("gain: 1")
-    with array.open("wb") as file:
-        np.save(file, np.ones(4))
-    FlatField.identity(400).save(torn)
-    torn.write_bytes(torn.read_bytes()[:-200])
-    for path in (missing, text, array, torn, tmp_path):
-        with pytest.raises(ConfigError, match=r"Name a \.npz file") as caught:
-            FlatField.load(path)
-        assert str(path) in str(caught.value)
 
 
 def test_a_flat_field_of_another_width_stops_the_line_and_loses_nothing() -> None:

@@ -579,7 +579,7 @@ def test_damage_to_a_recording_is_lost_and_the_rest_is_played(
 
 @pytest.mark.parametrize(
     "change",
-    [lambda data: b"", lambda data: b"?" + data, lambda data: data.replace(b'"version":1', b'"version":2')],
+    [lambda data: b"", lambda data: b"?" + data, lambda data: data.replace(b'"version":2', b'"version":3')],
 )
 def test_a_recording_of_another_kind_is_a_configuration_error(tmp_path: Path, change: Any) -> None:
     folder = edited(recorded(tmp_path / "r"), "frames.jsonl", change)

@@ -76,7 +76,7 @@ DATA: dict[str, tuple[str, Data]] = {
         ),
     ),
     "coil": ("coil/v1/pickling-1/", CoilEvent(coil="4712-A", phase="start", encoder_count=-12, known_from=40)),
-    "state": ("state/v1/pickling-1/", State(part="journal", state="degraded", detail='disk "full"')),
+    "state": ("state/v1/pickling-1/", State(part="top-left", state="dark", detail='lamp "2"', about="view")),
     "heartbeat": (
         "heartbeat/v1/pickling-1/",
         Heartbeat(
@@ -138,7 +138,7 @@ def test_there_is_an_example_of_every_kind() -> None:
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(DATA)
 
 
-LATER = {"known_from", "journal", "history", "exposed_within_ns", "camera_ns"}
+LATER = {"known_from", "journal", "history", "exposed_within_ns", "camera_ns", "about"}
 """Fields that events of the first version lack."""
 
 

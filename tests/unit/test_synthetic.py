@@ -309,3 +309,99 @@ def test_options_that_contradict_each_other_are_refused_before_opening(options: 
 def test_unknown_keys_and_wrong_values_are_refused(raw: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(raw, Options)
+
+
+# ---------------------------------------------------------------- drills of motion and loss
+
+
+def leg(at_frame: int, kind: str, **more: Any) -> dict[str, Any]:
+    return {"at_frame": at_frame, "kind": kind, **more}
+
+
+def moving(*legs: dict[str, Any], **options: Any) -> SyntheticCamera:
+    """A camera made from what would stand in the YAML."""
+    raw = {**SMALL, "pace": "free", "frames": 12, "motion": list(legs), **options}
+    return open_camera("lane", msgspec.convert(raw, Options))
+
+
+def shots(source: SyntheticCamera) -> list[Frame]:
+    with source:
+        return frames_of(read_all(source))
+
+
+def test_a_strip_that_moves_shows_what_lies_under_the_camera() -> None:
+    legs = leg(2, "slow", share=0.5), leg(4, "stand"), leg(6, "run"), leg(8, "reverse"), leg(9, "run")
+    frames = shots(moving(*legs, counts_per_line=2, first_encoder_count=100))
+    straight = np.concatenate([f.pixels for f in shots(moving())])
+    lines = [0, 32, 64, 80, 96, 96, 96, 128, 160, 128, 160, 192]
+    assert [f.encoder_count for f in frames] == [100 + 2 * line for line in lines]
+    assert [f.counts_per_line for f in frames] == [2, 2, 1, 1, 0, 0, 2, 2, -2, 2, 2, 2]
+    for frame, line, rate in zip(frames, lines, [1, 1, 0.5, 0.5, 0, 0, 1, 1, -1, 1, 1, 1], strict=True):
+        rows = [int(np.floor(line + rate * (row + 0.5))) for row in range(32)]
+        np.testing.assert_array_equal(frame.pixels, straight[rows])
+
+
+def test_an_encoder_that_jumps_leaves_the_pixels_alone() -> None:
+    frames, straight = shots(moving(leg(3, "jump", counts=500), leg(5, "jump", counts=-900))), shots(moving())
+    offs = [f.encoder_count - plain.encoder_count for f, plain in zip(frames, straight, strict=True)]
+    assert offs == [0] * 3 + [500] * 2 + [-400] * 7
+    assert [f.counts_per_line for f in frames] == [None] * 12
+    for frame, plain in zip(frames, straight, strict=True):
+        np.testing.assert_array_equal(frame.pixels, plain.pixels)
+
+
+def frame_at(source: SyntheticCamera, position: int) -> Frame:
+    with source:
+        source.position = position
+        got = source.read(Pool(1), 1.0)
+    assert isinstance(got, Frame)
+    return got
+
+
+def test_an_endless_strip_moves_over_its_own_end() -> None:
+    total = ENDLESS_FRAMES * 32
+    end = np.concatenate([frame_at(moving(frames=0), ENDLESS_FRAMES + k).pixels for k in (-1, 0)])
+    position = (total - 32) // 24 + 1  # 24 lines each from frame 1 on
+    frame = frame_at(moving(leg(1, "slow", share=0.75), frames=0), position)
+    line = 32 + (position - 1) * 24
+    assert total - 24 < line < total
+    rows = [int(np.floor(line + 0.75 * (row + 0.5))) - (total - 32) for row in range(32)]
+    assert min(rows) < 32 <= max(rows)
+    np.testing.assert_array_equal(frame.pixels, end[rows])
+
+
+@pytest.mark.parametrize(
+    ("legs", "options", "message"),
+    [
+        ([leg(3, "stand"), leg(3, "run")], {}, "later frame"),
+        ([leg(2, "reverse")], {}, "beyond its head"),
+        ([leg(20, "reverse")], {"frames": 0}, "beyond its head"),
+        ([leg(2, "stand")], {"prepared_frames": 4}, "prepared_frames"),
+    ],
+)
+def test_motion_that_cannot_be_is_refused(legs: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        moving(*legs, **options)
+
+
+def test_a_strip_may_run_back_as_far_as_it_ran() -> None:
+    assert [f.encoder_count for f in shots(moving(leg(4, "reverse"), leg(8, "run")))][4:9] == [128, 96, 64, 32, 0]
+
+
+def test_lost_frames_say_why_and_packets_are_counted() -> None:
+    lost = [{"at_frame": 2, "count": 3}, {"at_frame": 6, "reason": "failed"}, {"at_frame": 11, "count": 9}]
+    source = moving(lost=lost)
+    with source:
+        seen = read_all(source)
+    losses = [(item.sequence, item.count, item.reason) for item in seen if isinstance(item, Loss)]
+    assert losses == [(2, 3, Reason.PACKETS), (6, 1, Reason.FAILED), (11, 1, Reason.PACKETS)]
+    assert [f.sequence for f in frames_of(seen)] == [0, 1, 5, 7, 8, 9, 10]
+    assert source.link.packets_lost == 4
+    assert source.ended
+
+
+def test_a_camera_that_counts_anew_begins_another_piece() -> None:
+    frames = shots(moving(reset_at_frame=5))
+    assert [f.sequence for f in frames] == list(range(12))
+    assert [f.piece for f in frames] == [0] * 5 + [1] * 7
+    assert [f.after for f in frames] == [None] * 5 + [Reason.RESET] + [None] * 6

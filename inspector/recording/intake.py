@@ -1,0 +1,138 @@
+"""From the capture threads to the one that writes: a bounded pool of copies. No camera ever waits for the disk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from inspector.cameras._index import Said, Stood, Told, Unrecorded
+from inspector.channel import Channel
+from inspector.coils import Coil
+from inspector.pool import Pool
+from inspector.records import Frame, Loss
+
+NOTES = 10_000
+"""Losses and the like that wait at most, besides frames."""
+
+
+@dataclass(slots=True, frozen=True)
+class Change:
+    """A camera went up or down."""
+
+    camera: str
+    said: Said
+
+
+@dataclass(slots=True, frozen=True)
+class Skipped:
+    """Frames of a camera for which there was no room in memory."""
+
+    camera: str
+    hole: Unrecorded
+
+
+@dataclass(slots=True, frozen=True)
+class Known:
+    """What is known of the coils from here on, and what it is known from."""
+
+    first: Coil | None
+    coils: Sequence[Coil]
+    entry: Told | Stood | None = None
+
+
+Item = Frame | Loss | Change | Skipped | Known
+
+
+class Intake:
+    """The queue before the disk, for all cameras of a line.
+
+    Args:
+        frames: that wait at most.
+        on_skip: told (camera, frames) when there was no room; from the capture threads.
+    """
+
+    def __init__(self, frames: int, on_skip: Callable[[str, int], None]) -> None:
+        self._pool = Pool(frames)
+        self._items = Channel[Item](frames + NOTES)
+        self._on_skip = on_skip
+        self._taps: dict[str, CameraTap] = {}
+
+    def tap(self, camera: str) -> CameraTap:
+        """What a Capture of this camera is given; the same one every time."""
+        if camera not in self._taps:
+            self._taps[camera] = CameraTap(camera, self._pool, self._items, self._on_skip)
+        return self._taps[camera]
+
+    def know(self, known: Known) -> None:
+        """From any thread."""
+        self._items.put(known, 0.0)
+
+    def get(self, timeout_s: float) -> Item | None:
+        """The oldest item; None if none came for so long. A frame of it must be released."""
+        return self._items.get(timeout_s)
+
+    def rest(self) -> Iterator[Skipped]:
+        """What the taps have not been able to say; when the cameras have ended."""
+        for tap in self._taps.values():
+            hole = tap.take_hole()
+            if hole is not None:
+                yield hole
+
+
+class CameraTap:
+    """One camera's end of the queue; the protocol is capture.Tap. Never waits, never fails."""
+
+    def __init__(self, camera: str, pool: Pool, items: Channel[Item], on_skip: Callable[[str, int], None]) -> None:
+        self._camera = camera
+        self._pool = pool
+        self._items = items
+        self._on_skip = on_skip
+        self._hole: tuple[int, int] | None = None
+        """(first, end) of the frames that found no room and were not told of yet."""
+
+    def frame(self, frame: Frame) -> None:
+        try:
+            height, width = frame.pixels.shape
+            slot = self._pool.take(height, width, 0.0)
+        except MemoryError:
+            slot = None
+        if slot is not None:
+            np.copyto(slot.pixels, frame.pixels)
+            copy = replace(frame, pixels=slot.pixels, on_release=slot.release)
+            if self._put(copy):
+                return
+            copy.release()
+        self._on_skip(self._camera, 1)
+        self._skip(frame.sequence, 1)
+
+    def loss(self, loss: Loss) -> None:
+        if not self._put(loss):
+            self._skip(loss.sequence, loss.count)
+
+    def state(self, state: str, detail: str) -> None:
+        up: Literal["up", "down"] = "up" if state == "up" else "down"
+        self._put(Change(self._camera, Said(state=up, detail=detail, monotonic_ns=time.monotonic_ns())))
+
+    def take_hole(self) -> Skipped | None:
+        """The frames that were skipped and not told of yet."""
+        if self._hole is None:
+            return None
+        first, end = self._hole
+        hole = Unrecorded(sequence=first, count=end - first, reason="slow", monotonic_ns=time.monotonic_ns())
+        self._hole = None
+        return Skipped(self._camera, hole)
+
+    def _put(self, item: Item) -> bool:
+        before, hole = self._hole, self.take_hole()
+        if hole is not None and not self._items.put(hole, 0.0):
+            self._hole = before
+            return False
+        return self._items.put(item, 0.0)
+
+    def _skip(self, sequence: int, count: int) -> None:
+        first = sequence if self._hole is None else self._hole[0]
+        self._hole = first, sequence + count
