@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,11 +133,7 @@ def _opened(config: Config, index: int) -> Iterator[Camera]:
     section, where = config.cameras[index], f"cameras[{index}]"
     adapter = adapters.module("cameras", section.kind, where)
     camera: Camera = adapter.open(section.name, adapters.options(adapter, section.options, f"{where}.options"))
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(camera)
-        except CameraError as error:
-            raise CameraError(f"{error}. If another program has it open, such as a daemon, stop that first") from None
+    with camera:
         yield camera
 
 

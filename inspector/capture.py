@@ -47,6 +47,31 @@ SAY_S = 1.0
 """Between two lines in the log about lost frames."""
 BACK_OFF_S = 1.0
 """Between attempts to open a camera; never more than one attempt a second."""
+CAUSES = 8
+"""So many different reasons why it is down go to the log until it is up again."""
+
+
+class Unsaid:
+    """Lost frames that the log does not have yet; any thread may add."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._counts: dict[Reason, int] = {}
+        self._at = 0.0
+
+    def add(self, reason: Reason, count: int) -> None:
+        with self._lock:
+            self._counts[reason] = self._counts.get(reason, 0) + count
+
+    def due(self, at_once: bool = False) -> dict[Reason, int]:
+        """What is to be said now, once every SAY_S at most unless `at_once`; it counts as said then."""
+        if not self._counts or (not at_once and self._clock() < self._at):
+            return {}
+        with self._lock:
+            counts, self._counts = self._counts, {}
+        self._at = self._clock() + SAY_S
+        return counts
 
 
 class Capture:
@@ -69,6 +94,10 @@ class Capture:
         self.name = name
         self.encoder_count: int | None = None
         """Of the newest frame."""
+        self.trouble = ""
+        """Why it is down, by the newest attempt to open it; empty while it is up."""
+        self._causes: set[str] = set()
+        """Why it is down, as far as the log has it."""
         self._camera = camera
         self._pool = pool
         self._ledger = ledger
@@ -88,9 +117,8 @@ class Capture:
         self._overlap = overlap
         self._slots = pool if overlap is None else overlap.pool(pool)
         self._told = Link()
-        self._unsaid: dict[Reason, int] = {}
-        """Losses that the log does not have yet."""
-        self._say_at = 0.0
+        self._unsaid = Unsaid(clock)
+        self._behind = Unsaid(clock)
 
     @property
     def ended(self) -> bool:
@@ -103,12 +131,11 @@ class Capture:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._say_at = 0.0
-        self._say_losses()
+        self._say_losses(at_once=True)
         try:
             self._close()
         except CameraError as failure:  # every frame it gave is in the line: no reason to fail what drains
-            log.warning("camera %s could not be closed: %s", self.name, failure)
+            log.warning("camera %s could not be closed: %s", self.name, self._why(failure))
 
     def work(self) -> Iterator[Frame]:
         """At most one frame; waits for it READ_S seconds at most."""
@@ -172,16 +199,21 @@ class Capture:
         self._ledger.lose(loss)
         for tap in self._taps:
             tap.loss(loss)
-        self._unsaid[loss.reason] = self._unsaid.get(loss.reason, 0) + loss.count
+        self._unsaid.add(loss.reason, loss.count)
         self._say_losses(loss.detail)
 
-    def _say_losses(self, detail: str = "") -> None:
-        """One line a second at most, however many frames are lost."""
-        if self._unsaid and self._clock() >= self._say_at:
-            self._say_at = self._clock() + SAY_S
-            lost = ", ".join(f"{count} {reason}" for reason, count in self._unsaid.items())
+    def dropped(self) -> None:
+        """The line was behind and dropped a frame of this camera; from any thread. The log has it a little later."""
+        self._behind.add(Reason.OVERLOAD, 1)
+
+    def _say_losses(self, detail: str = "", at_once: bool = False) -> None:
+        """One line of each sort a second at most, however many frames are lost."""
+        if unsaid := self._unsaid.due(at_once):
+            lost = ", ".join(f"{count} {reason}" for reason, count in unsaid.items())
             log.warning("camera %s lost frames: %s; %s", self.name, lost, detail or "since the last such line")
-            self._unsaid.clear()
+        if behind := self._behind.due(at_once):
+            count = sum(behind.values())
+            log.warning("camera %s: the line is behind; frames dropped since the last such line: %d", self.name, count)
 
     def _reopen(self) -> bool:
         wait_s = self._try_at - self._clock()
@@ -206,7 +238,11 @@ class Capture:
             self._try_at = 0.0
         elif not ran:
             self._try_at = max(self._try_at, self._clock() + BACK_OFF_S)
-        self._say(False, str(error))
+        self._say(False, self._why(error))
+
+    def _why(self, error: CameraError) -> str:
+        """What it says, without the camera's name: the reader has that already."""
+        return str(error).removeprefix(f"camera {self.name}: ")
 
     def _close(self) -> None:
         if self._open:
@@ -214,9 +250,14 @@ class Capture:
             self._camera.__exit__(None, None, None)
 
     def _say(self, up: bool, detail: str) -> None:
-        """One line and one event a change, however often it fails."""
+        """One line and one event a change, however often it fails; another line when it fails for another reason."""
+        self.trouble = detail
         if up is self._up:
+            if detail not in self._causes and len(self._causes) < CAUSES:
+                self._causes.add(detail)
+                log.warning("camera %s is still down: %s", self.name, detail)
             return
+        self._causes = {detail}
         first, self._up = self._up is None, up
         self._metrics.up.set(up)
         if up and not first:

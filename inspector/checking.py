@@ -110,7 +110,10 @@ def _check_adapter(seam: str, section: Any, where: str) -> str:
     options = adapters.options(adapter, section.options, f"{where}.options")
     check_options = vars(adapter).get("check")
     if check_options is not None:
-        check_options(options)
+        try:
+            check_options(options)
+        except ConfigError as error:
+            raise ConfigError(f"{where}.options: {error}") from None
     return adapters.shown(section.options) or "defaults"
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+
 from inspector.coils import Coil, CoilMap
 from inspector.config import GradingConfig, SeverityRule
 from inspector.events import Along, Box, Defect, DefectClass, Gap, Mask, Position, Size
@@ -21,8 +24,19 @@ class Drafting:
         self._pack = pack
         self._coils = coils
 
-    def gap(self, loss: Loss, geometry: Geometry, start: int, end: int, time_ns: int) -> Draft:
-        """Strip between two encoder counts that was not inspected."""
+    def gaps(self, loss: Loss, geometry: Geometry, start: int, end: int, time_ns: int) -> list[Draft]:
+        """Strip between two encoder counts that was not inspected: one gap for each coil that lies there.
+
+        The first one has the lost frames, so that no frame is counted twice.
+        """
+        heads = [coil.head_count for coil in self._coils.heads(start, end - 1)]
+        rest = replace(loss, count=0, detail=f"{loss.detail}; it began on the coil before".removeprefix("; "))
+        return [
+            self._gap(loss if first == start else rest, geometry, first, last, time_ns)
+            for first, last in pairwise([start, *heads, end])
+        ]
+
+    def _gap(self, loss: Loss, geometry: Geometry, start: int, end: int, time_ns: int) -> Draft:
         coil = self._coils.at(start)
         along = Along(
             start=geometry.along_mm(start, 0, coil.head_count), end=geometry.along_mm(end, 0, coil.head_count)

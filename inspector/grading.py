@@ -9,7 +9,7 @@ Nothing here depends on the clock: the same frames give the same events.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,7 +48,7 @@ class _Track:
     """(sequence, end count, birth, mm, width in px) of inspected frames that wait for an open defect."""
     waiting: Verdict | None = None
     """The newest frame, while only the next one can say how much strip it shows."""
-    untold: Draft | None = None
+    untold: list[Draft] = field(default_factory=list)
     """The gap that earlier runs left. It goes out with the first fate: a kill before that leaves it to the next run."""
 
 
@@ -80,9 +80,12 @@ class Grading:
             for name, geometry in geometries.items()
         }
         self._coil: Coil | None = None
+        self._first_count: int | None = None
         self._last_count = 0
         self._last_ns = 0
         self._standing = False
+        self.down: Callable[[], Container[str]] = tuple
+        """The cameras that are down now."""
         self.after_frame: Callable[[Graded], None] = lambda graded: None
         """Called behind each frame; it may tell of coils, or that the strip stands."""
 
@@ -150,6 +153,10 @@ class Grading:
             self._settle(name, track, graded, everything=True)
             if issued[name] > track.next_sequence:
                 self._book_end(name, track, issued[name], graded)
+        down = self.down()
+        for name, track in self._tracks.items():
+            if name in down:
+                self._book_down(name, track, graded)
         if self._coil is not None:
             self._coil_event(self._coil, "end", self._last_count, None, graded)
         return graded
@@ -209,6 +216,7 @@ class Grading:
         if start is not None:
             self._resume_coils(begins, start, track, graded)
         self._coils.begin(begins)
+        self._first_count = begins if self._first_count is None else min(begins, self._first_count)
         if resumed is None:
             return
         if start is None:  # nowhere is known: they lay somewhere before
@@ -216,12 +224,11 @@ class Grading:
         if resumed.frames or begins > start:
             detail = "the daemon was killed or stopped; this strip passed before it was back"
             loss = Loss(frame.camera, 0, resumed.frames, Reason.CRASH, detail)
-            track.untold = self._gap(loss, track, start, max(start, begins), frame.exposed_ns)
+            track.untold = self._gaps(loss, track, start, max(start, begins), frame.exposed_ns)
 
     def _tell(self, track: _Track, graded: Graded) -> None:
-        untold, track.untold = track.untold, None
-        if untold is not None:
-            graded.drafts.append(untold)
+        graded.drafts += track.untold
+        track.untold = []
 
     # ------------------------------------------------------------ gaps and coils
 
@@ -240,6 +247,18 @@ class Grading:
         stop = (track.travel.end or 0) + track.geometry.counts_of_lines(track.lines * (end - track.next_sequence))
         self._book_hole(camera, track, losses, end, stop, self._last_ns or time.time_ns(), graded)
 
+    def _book_down(self, camera: str, track: _Track, graded: Graded) -> None:
+        """The line ends while the camera is down: what the others saw meanwhile it did not see."""
+        start = self._first_count if track.travel.end is None else track.travel.end
+        if start is None or (track.travel.end is None and camera in self._resumed):
+            return  # nobody saw any strip; or the next run tells of all since this camera's last frame
+        end = max(start, self._last_count)
+        known = "" if end > start else ", and how much strip passed meanwhile nobody saw"
+        loss = Loss(
+            camera, track.next_sequence, 0, Reason.CAMERA_DOWN, f"the camera was down when the line ended{known}"
+        )
+        graded.drafts += self._gaps(loss, track, start, end, self._last_ns or time.time_ns())
+
     def _book_hole(
         self, camera: str, track: _Track, losses: list[Loss], end: int, stop: int, time_ns: int, graded: Graded
     ) -> None:
@@ -254,7 +273,7 @@ class Grading:
             before += loss.count
             b = start + (stop - start) * before // total
             graded.settled.append(Settled(camera, loss.sequence, loss.sequence + loss.count - 1, loss.reason, b))
-            graded.drafts.append(self._gap(loss, track, a, b, time_ns))
+            graded.drafts += self._gaps(loss, track, a, b, time_ns)
         track.next_sequence, track.travel.end = end, stop
         self._last_count = max(self._last_count, stop)
 
@@ -269,7 +288,7 @@ class Grading:
             self._emit(track.joining.interrupt() if stands else track.joining.close(), track, graded)
             track.told = True
         if step.gap is not None and step.gap[0] < step.gap[1]:
-            graded.drafts.append(self._gap(self._unseen(frame, track), track, *step.gap, frame.exposed_ns))
+            graded.drafts += self._gaps(self._unseen(frame, track), track, *step.gap, frame.exposed_ns)
         if step.anew and self._resume_coils(span.begin, expected, track, graded):
             self._coils.begin(span.begin)
             self._coils.reach(span.begin)
@@ -335,9 +354,9 @@ class Grading:
         data = State(part=part, state=state, detail=detail, about=about)
         graded.drafts.append(Draft(f"state/v1/{self._line}/", self._last_ns, data))
 
-    def _gap(self, loss: Loss, track: _Track, start: int, end: int, time_ns: int) -> Draft:
+    def _gaps(self, loss: Loss, track: _Track, start: int, end: int, time_ns: int) -> list[Draft]:
         track.travel.miss(start, end)
-        return self._drafting.gap(loss, track.geometry, start, end, time_ns)
+        return self._drafting.gaps(loss, track.geometry, start, end, time_ns)
 
     def _meet_coil(self, span: Span, track: _Track, graded: Graded) -> None:
         """A coil begins for a camera at its own count, and for the line when the first camera sees it."""

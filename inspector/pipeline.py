@@ -136,7 +136,8 @@ def build(config: Config) -> Line:
             waiting=_booked(graded.take, metrics.stage("publish")),
         )
         recording = line.recording = _recording(line)
-        captures = [
+        grading.down = lambda: dict(publish.down)
+        captures = line.captures = [
             Capture(
                 c.name,
                 cameras[c.name],
@@ -209,6 +210,7 @@ class Line:
     cameras: dict[str, Camera] = field(init=False)
     plant: Plant = field(init=False)
     grading: Grading = field(init=False)
+    captures: Sequence[Capture] = ()
     looks: list[Callable[[Graded], None]] = field(default_factory=list)
     """Each sees what was graded before the journal does, and may change it."""
     recording: Recording | None = None
@@ -321,7 +323,8 @@ class Line:
         issued = self.ledger.issued()
         reasons += [f"camera {name}: no frame yet" for name, count in issued.items() if count == 0]
         down = dict(self.publish.down)  # other threads change it
-        reasons += [f"camera {name} is down: {down[name]}" for name in down if name in issued]
+        newest = {capture.name: capture.trouble for capture in self.captures}
+        reasons += [f"camera {name} is down: {newest.get(name) or down[name]}" for name in down if name in issued]
         if not self.publish.healthy:
             reasons.append("the journal cannot be written")
         ready = not reasons and not self.stop.is_set()
@@ -345,6 +348,9 @@ class Line:
         """The line is behind and the oldest waiting frame goes."""
         frame.release()
         self.ledger.lose(Loss(frame.camera, frame.sequence, 1, Reason.OVERLOAD, "the line was behind"))
+        for capture in self.captures:
+            if capture.name == frame.camera:
+                capture.dropped()  # no log line here: the channel is locked
 
     def undelivered(self, sink: str) -> Callable[[Event], None]:
         """Counts events that a slow sink's queue dropped."""

@@ -139,12 +139,12 @@ def solve(frames: Frames, offset: Profile, still: bool = False) -> Solved:
     """
     if len(frames) < 4:
         raise CalibrationError(f"{len(frames)} frame(s) are too few for a reference: take at least 4")
-    if not still:
-        _moves(frames)
     profiles = np.maximum(np.stack(frames.profiles).astype(np.float64) - offset, 0.0)
     usual = np.median(profiles, axis=0)
     unlit = _unlit(profiles, usual)
     _not_saturated(frames, unlit)
+    if not still:  # asked last: a picture that is black or white looks as if it stood
+        _moves(frames)
     flicker = np.median(profiles[:, ~unlit] / np.maximum(usual[~unlit], 1e-3), axis=1)
     profiles /= np.maximum(flicker, 1e-3)[:, None]
     level = _middle(profiles)

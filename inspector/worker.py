@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 0.5
 """Longest wait of any worker before it shows that it is alive."""
+BOOK_S = 0.1
+"""A source's items go to its books so often: for each one that would cost a sixth of what taking a frame does."""
 
 
 class Stage(Protocol):
@@ -120,12 +122,21 @@ class Worker:
                 self._outbox.close()
 
     def _draw(self, source: Any) -> None:
-        while not source.ended:
-            self._beat()
-            given = self._give(source.work())
-            if given and self._books is not None:
-                self._books.began(given)
-                self._books.ended(given)
+        given, booked_ns = 0, self.beat_ns
+        try:
+            while not source.ended:
+                self._beat()
+                given += self._give(source.work())
+                if given and self.beat_ns - booked_ns >= BOOK_S * 1e9:
+                    self._book_drawn(given)
+                    given, booked_ns = 0, self.beat_ns
+        finally:
+            self._book_drawn(given)
+
+    def _book_drawn(self, given: int) -> None:
+        if given and self._books is not None:
+            self._books.began(given)
+            self._books.ended(given)
 
     def _pump(self, stage: Any, inbox: Channel[Any]) -> None:
         while True:

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from inspector.cameras._ffmpeg import quiet
 from tests.line.daemon import Daemon, write
 from tests.packs import make_pack
 
 Start = Callable[..., Daemon]
+
+quiet()  # OpenCV's FFmpeg asks once a process whether to be quiet, and some test may write a video first
 
 
 @pytest.fixture(autouse=True)

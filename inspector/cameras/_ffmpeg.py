@@ -25,7 +25,7 @@ def quiet() -> None:
     Only in this process, and not where the environment of the daemon asks for their words.
     """
     if "OPENCV_FFMPEG_DEBUG" not in os.environ:
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read at every open
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; OpenCV reads it once
     os.environ.setdefault(CAPTURE, TRANSPORT["tcp"])  # now, while there are few threads; later it is only replaced
     if chatter.getLogLevel() == chatter.LOG_LEVEL_WARNING:
         chatter.setLogLevel(chatter.LOG_LEVEL_ERROR)

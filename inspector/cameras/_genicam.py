@@ -1,18 +1,24 @@
-"""The settings that GenICam cameras share, under the standard's own names (SFNC 2.7), and the order to set them in."""
+"""The settings that GenICam cameras share, under the standard's own names (SFNC 2.7), the order to set them in, and
+what is said when a camera does not take one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from inspector.cameras._odometer import Encoder
+from inspector.errors import ConfigError
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Value = bool | int | float | str
+
+MAY_BE_MISSING = {"AcquisitionFrameRateEnable"}
+"""Cameras without it obey the rate anyway."""
 
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,35 +65,77 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     stands: there the camera is asked once a second whether it still answers."""
 
 
-def features(settings: Settings) -> Iterator[tuple[tuple[str, ...], Value]]:
-    """What is to be set, in order: (names of the feature, the standard's first and older ones behind it), value."""
+def features(settings: Settings) -> Iterator[tuple[str, tuple[str, ...], Value]]:
+    """What is to be set, in order: (option it comes from, names of the feature, value).
+
+    The standard's name is the first, older ones are behind it.
+    """
     if settings.offset_x_px is not None:  # an offset in the way of a larger width
-        yield ("OffsetX",), 0
-    plain: tuple[tuple[tuple[str, ...], Value | None], ...] = (
-        (("Width",), settings.width_px),
-        (("Height",), settings.height_px),
-        (("OffsetX",), settings.offset_x_px),
-        (("ExposureTime", "ExposureTimeAbs"), settings.exposure_time_us),
-        (("Gain", "GainRaw"), settings.gain),
-        (("AcquisitionLineRate", "AcquisitionLineRateAbs"), settings.acquisition_line_rate_hz),
+        yield "offset_x_px", ("OffsetX",), 0
+    plain: tuple[tuple[str, tuple[str, ...], Value | None], ...] = (
+        ("width_px", ("Width",), settings.width_px),
+        ("height_px", ("Height",), settings.height_px),
+        ("offset_x_px", ("OffsetX",), settings.offset_x_px),
+        ("exposure_time_us", ("ExposureTime", "ExposureTimeAbs"), settings.exposure_time_us),
+        ("gain", ("Gain", "GainRaw"), settings.gain),
+        (
+            "acquisition_line_rate_hz",
+            ("AcquisitionLineRate", "AcquisitionLineRateAbs"),
+            settings.acquisition_line_rate_hz,
+        ),
     )
-    for names, value in plain:
+    for option, names, value in plain:
         if value is not None:
-            yield names, value
+            yield option, names, value
     if settings.acquisition_frame_rate_hz is not None:
-        yield ("AcquisitionFrameRateEnable",), True
-        yield ("AcquisitionFrameRate", "AcquisitionFrameRateAbs"), settings.acquisition_frame_rate_hz
+        option = "acquisition_frame_rate_hz"
+        yield option, ("AcquisitionFrameRateEnable",), True
+        yield option, ("AcquisitionFrameRate", "AcquisitionFrameRateAbs"), settings.acquisition_frame_rate_hz
     if settings.encoder_divider is not None:
-        yield ("EncoderDivider",), settings.encoder_divider
-    for trigger in settings.trigger:
-        yield ("TriggerSelector",), trigger.selector
-        yield ("TriggerSource",), trigger.source
-        if trigger.activation is not None:
-            yield ("TriggerActivation",), trigger.activation
-        yield ("TriggerMode",), "On"
+        yield "encoder_divider", ("EncoderDivider",), settings.encoder_divider
+    for place, trigger in enumerate(settings.trigger):
+        yield from _trigger(f"trigger[{place}]", trigger)
     if settings.encoder.source == "chunk":
-        yield ("ChunkModeActive",), True
-        yield ("ChunkSelector",), settings.encoder.chunk.removeprefix("Chunk")
-        yield ("ChunkEnable",), True
+        yield "encoder.source", ("ChunkModeActive",), True
+        yield "encoder.chunk", ("ChunkSelector",), settings.encoder.chunk.removeprefix("Chunk")
+        yield "encoder.chunk", ("ChunkEnable",), True
     for name, chosen in settings.features.items():
-        yield (name,), chosen
+        yield f"features.{name}", (name,), chosen
+
+
+def _trigger(option: str, trigger: Trigger) -> Iterator[tuple[str, tuple[str, ...], Value]]:
+    yield f"{option}.selector", ("TriggerSelector",), trigger.selector
+    yield f"{option}.source", ("TriggerSource",), trigger.source
+    if trigger.activation is not None:
+        yield f"{option}.activation", ("TriggerActivation",), trigger.activation
+    yield option, ("TriggerMode",), "On"
+
+
+def check_pixels(kind: str, settings: Settings) -> None:
+    """Do the settings ask for pixels that can be inspected?
+
+    Raises:
+        ConfigError: they do not.
+    """
+    asked = settings.features.get("PixelFormat", "Mono8")
+    if asked != "Mono8":
+        raise ConfigError(f"{kind}: features.PixelFormat: {asked} cannot be used; only Mono8 can")
+
+
+def missing(option: str, names: Sequence[str], where: str = "the camera", hint: str = "") -> str:
+    """What is said when none of these features is there; `hint` follows their names."""
+    plainly = option.endswith(names[0])  # the option is the feature's own name
+    else_do = "write its name as it is there" if plainly else "name the feature of this camera under features"
+    return f"{option}: {where} has no feature {' or '.join(names)}{hint}. Take {_whole(option)} out, or {else_do}"
+
+
+def _whole(option: str) -> str:
+    """What can be left out: a part of a trigger, and the chunk's name, would have its default then, or is needed."""
+    if option.startswith("encoder."):
+        return "encoder.source"
+    return option.split(".")[0] if option.startswith("trigger[") else option
+
+
+def refused(option: str, name: str, value: Value, why: str, takes: str, where: str = "the camera") -> str:
+    """What is said when a feature does not take its value; `takes` is what it does take, if that is known."""
+    return f"{option}: {where} refuses {name} = {value}: {why}{f'; it takes {takes}' if takes else ''}"

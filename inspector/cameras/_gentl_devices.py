@@ -146,9 +146,9 @@ class Opened:
         # Grabbers keep the frame's height, the trigger and the link in modules of their own, on this side of the cable.
         put_all(Interface, self.seat.interface, request.grabber.get("interface"), "interface")
         put_all(Device, self.device, request.grabber.get("device"), "device")
-        put(self.node_map, ["AcquisitionMode"], "Continuous", "the camera")
-        for names, value in request.features:
-            put(self.node_map, names, value, "the camera")
+        put(self.node_map, ["AcquisitionMode"], "Continuous", "features.AcquisitionMode")
+        for option, names, value in request.features:
+            put(self.node_map, names, value, option)
         ids = self.device.data_stream_ids
         if not ids:
             raise Trouble(f"{self.title} has no image stream")
@@ -177,7 +177,7 @@ def put_all(wrapper: Any, module: Any, chosen: dict[str, Any] | None, where: str
     if node_map is None:
         raise Trouble(f"the producer's {where} has no features; remove `grabber.{where}`")
     for name, value in chosen.items():
-        put(node_map, [name], value, f"the producer's {where}")
+        put(node_map, [name], value, f"grabber.{where}.{name}", f"the producer's {where}")
 
 
 def words(error: BaseException) -> str:

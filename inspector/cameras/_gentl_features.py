@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from genicam import genapi
 
-Value = bool | int | float | str
+from inspector.cameras import _genicam
+from inspector.cameras._genicam import Value
 
-NOT_EVERYWHERE = {"AcquisitionFrameRateEnable", "AcquisitionMode"}
+NOT_EVERYWHERE = _genicam.MAY_BE_MISSING | {"AcquisitionMode"}
 """Features that are set on the way to another one; a camera without them does not need them."""
 
 
@@ -18,29 +20,27 @@ class Trouble(Exception):
     """What stands in the way of the camera, in words for the daemon."""
 
 
-def put(node_map: Any, names: Sequence[str], value: Value, where: str) -> None:
-    """Set the first of `names` that is there.
+def put(node_map: Any, names: Sequence[str], value: Value, option: str, where: str = "the camera") -> None:
+    """Set the first of `names` that `where` has.
 
     Raises:
-        Trouble: none is there, or the value is not one that it takes.
+        Trouble: none is there, or the value is not one that it takes; it names `option`.
     """
     name = next((name for name in names if node_map.has_node(name)), None)
     if name is None:
         if names[0] in NOT_EVERYWHERE:
             return
-        raise Trouble(f"{where} has no feature {names[0]}{_alike(node_map, names[0])}")
+        raise Trouble(_genicam.missing(option, names, where, _alike(node_map, names[0])))
     node = node_map.get_node(name)
     try:
         _set(node, value)
     except genapi.AccessException:
         if _is(node, value):  # many a feature with one choice is read-only
             return
-        raise Trouble(
-            f"{where}'s {name} cannot be set to {value!r} now: it is read-only, or another feature or a stream that "
-            f"runs locks it; set that one first"
-        ) from None
+        why = "it is read-only, or another feature or a stream that runs locks it now; set that one first"
+        raise Trouble(_genicam.refused(option, name, value, why, "", where)) from None
     except (genapi.GenericException, ValueError, TypeError, NotImplementedError) as error:
-        raise Trouble(f"{where}'s {name} does not take {value!r}{_choices(node) or f': {_plain(error)}'}") from None
+        raise Trouble(_genicam.refused(option, name, value, _plain(error), _choices(node), where)) from None
 
 
 def value(node_map: Any, *names: str) -> Any:
@@ -114,15 +114,15 @@ def _set(node: Any, value: Value) -> None:
 
 
 def _choices(node: Any) -> str:
-    """What the node takes, as far as it says."""
+    """What the node takes, as far as it says; may be empty."""
     try:
         if isinstance(node, genapi.IEnumeration):
-            return f"; it takes {', '.join(node.symbolics)}"
+            return ", ".join(node.symbolics)
         if isinstance(node, genapi.IInteger | genapi.IFloat):
             step = f" in steps of {node.inc}" if isinstance(node, genapi.IInteger) and node.inc > 1 else ""
-            return f"; it takes {node.min:g} to {node.max:g}{step}"
+            return f"{node.min:g} to {node.max:g}{step}"
         if isinstance(node, genapi.IBoolean):
-            return "; it takes true or false"
+            return "true or false"
     except genapi.GenericException:
         pass
     return ""
@@ -131,9 +131,10 @@ def _choices(node: Any) -> str:
 def _alike(node_map: Any, name: str) -> str:
     known = [node.node.name for node in node_map.nodes]
     close = difflib.get_close_matches(name, known, n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def _plain(error: BaseException) -> str:
     """A GenICam error without the place in its sources."""
-    return str(error).split(" : ")[0].strip() or type(error).__name__
+    words = re.split(r" : \w+ thrown ", str(error))[0]
+    return re.sub(r"^Feature '\w+' : ", "", words).strip().rstrip(".") or type(error).__name__

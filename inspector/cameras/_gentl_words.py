@@ -67,7 +67,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     buffers: int = 16
     grabber: dict[str, dict[str, bool | int | float | str]] = {}
     """Features of the modules on this side: interface, device, stream."""
-    features: list[tuple[list[str], bool | int | float | str]] = []
+    features: list[tuple[str, list[str], bool | int | float | str]] = []
     """Features of the camera, as `_genicam.features` gives them."""
     chunk: str | None = None
 

@@ -38,6 +38,7 @@ class Session:
     """A camera that streams.
 
     Args:
+        name: of the camera, for the log.
         options: of the camera.
         memory: the buffers of an earlier opening, used again if they fit.
         known: where the camera was the last time, if it is not named by its IP address.
@@ -46,13 +47,14 @@ class Session:
         CameraError: it is not there, belongs to somebody else, or refuses an option.
     """
 
-    def __init__(self, options: Options, memory: NDArray[np.uint8] | None, known: str | None = None) -> None:
+    def __init__(self, name: str, options: Options, memory: NDArray[np.uint8] | None, known: str | None = None) -> None:
         self.answers = True
         """Set to False when the camera is known to be dead: it is not told that it is given back."""
         self.line: _gvcp.Line | None = None
         """Beside the driver; None for the library's own simulator."""
         self.found = options.address if _aravis.is_ip(options.address) else known
         """Its IP address."""
+        self._name = name
         self._o = options
         with ExitStack() as acquired:
             self.device = self._connect(acquired)
@@ -176,8 +178,8 @@ class Session:
             "socket-buffer-size": self._o.socket_buffer_bytes,
         }
         log.info(
-            "%s: %d x %d px, packets of %d bytes by %s, resend %s",
-            *(self._o.address, self.format.width, self.format.height, self.packet_size),
+            "camera %s (%s): %d x %d px, packets of %d bytes by %s, resend %s",
+            *(self._name, self._o.address, self.format.width, self.format.height, self.packet_size),
             *("packet socket" if raw else "UDP socket", "on" if self.resend else "off"),
         )
         stream = Stream(self.device, self.memory, settings)

@@ -9,26 +9,6 @@ from inspector.cameras._aravis import MONO8, Device, Refused
 from inspector.cameras._genicam import Settings, Value
 from inspector.errors import CameraError
 
-_OPTIONS = {
-    "Width": "width_px",
-    "Height": "height_px",
-    "OffsetX": "offset_x_px",
-    "ExposureTime": "exposure_time_us",
-    "Gain": "gain",
-    "AcquisitionLineRate": "acquisition_line_rate_hz",
-    "AcquisitionFrameRate": "acquisition_frame_rate_hz",
-    "EncoderDivider": "encoder_divider",
-    "TriggerSelector": "trigger.selector",
-    "TriggerSource": "trigger.source",
-    "TriggerActivation": "trigger.activation",
-    "TriggerMode": "trigger",
-    "ChunkModeActive": "encoder.source",
-    "ChunkSelector": "encoder.chunk",
-    "ChunkEnable": "encoder.chunk",
-}
-_MAY_BE_MISSING = {"AcquisitionFrameRateEnable"}
-"""Cameras without it obey the rate anyway."""
-
 
 @dataclass(slots=True, frozen=True)
 class Format:
@@ -51,14 +31,14 @@ def apply(device: Device, settings: Settings) -> Format:
         Refused: it does not answer.
     """
     _first(device, settings)
-    for names, value in _genicam.features(settings):
+    for option, names, value in _genicam.features(settings):
         name = next((name for name in names if device.has(name)), None)
         if name is not None:
-            set_feature(device, _option(names[0], settings), name, value)
-        elif names[0] not in _MAY_BE_MISSING:
+            set_feature(device, option, name, value)
+        elif names[0] not in _genicam.MAY_BE_MISSING:
             raise CameraError(
-                f"{_option(names[0], settings)}: the camera has no feature {' or '.join(names)}, or not in this state; "
-                "leave it out, or set what it depends on first (`features` are set in their order)"
+                f"{_genicam.missing(option, names)}; if it only lacks it in this state, set what it depends on first "
+                "(`features` are set in their order)"
             )
     return _read_back(device, settings)
 
@@ -67,11 +47,7 @@ def _first(device: Device, settings: Settings) -> None:
     """What every line needs, unless the settings say otherwise."""
     for name, value in (("AcquisitionMode", "Continuous"), ("PixelFormat", "Mono8")):
         if name not in settings.features and device.has(name) and device.string(name) != value:
-            set_feature(device, name, name, value)
-
-
-def _option(feature: str, settings: Settings) -> str:
-    return f"features.{feature}" if feature in settings.features else _OPTIONS.get(feature, feature)
+            set_feature(device, f"features.{name}", name, value)
 
 
 def set_feature(device: Device, option: str, feature: str, value: Value) -> None:
@@ -88,9 +64,7 @@ def set_feature(device: Device, option: str, feature: str, value: Value) -> None
         fit = _fit(device, feature, kind, value)
         device.set(feature, "integer" if isinstance(fit, int) and kind == "enumeration" else kind, fit)
     except Refused as error:
-        raise CameraError(
-            f"{option}: the camera refuses {feature} = {value}: {error}{_allowed(device, feature)}"
-        ) from None
+        raise CameraError(_genicam.refused(option, feature, value, str(error), _allowed(device, feature))) from None
 
 
 def _fit(device: Device, feature: str, kind: str, value: Value) -> Value:
@@ -119,14 +93,14 @@ def _allowed(device: Device, feature: str) -> str:
     kind = device.kind(feature)
     try:
         if kind == "enumeration":
-            return f"; it takes {', '.join(device.choices(feature))}"
+            return ", ".join(device.choices(feature))
         if kind in ("integer", "float"):
             least, greatest = device.bounds(feature, kind)
             step = device.increment(feature) if kind == "integer" else 1
-            return f"; it takes {least:g} to {greatest:g}{f' in steps of {step}' if step > 1 else ''}"
+            return f"{least:g} to {greatest:g}{f' in steps of {step}' if step > 1 else ''}"
     except Refused:
         return ""
-    return "; it takes true or false" if kind == "boolean" else ""
+    return "true or false" if kind == "boolean" else ""
 
 
 def _read_back(device: Device, settings: Settings) -> Format:

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
-from statistics import median
+from statistics import median_low
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-SPAN = 4
-"""A frame period is taken over so many frames, which makes the jitter of one frame small."""
 PERIODS = 9
-"""Newest frame periods whose median says how long a frame takes."""
+"""Newest frame periods that say how long a frame takes: their median, or rather the mean of those near it. The median
+forgives single ones that are far off (a camera's first frame, a camera that stumbled), the mean the jitter of each."""
 NEAR = 0.1
-"""Of the expected frame period: what is measured bears it out if it is as near."""
+"""Of a frame period: so near to the median, a period counts; so near to the expected period, that is borne out."""
 FASTEST = 1.25
 """Times `counts_per_line` that strip can run in a line, either way; more is a jump of the encoder, not a speed."""
 
@@ -86,15 +85,15 @@ class Odometer:
         self._periods: deque[float] = deque(maxlen=PERIODS)
         self._origin: float | None = float(encoder.first_count)
         """Count at index 0; None until the first frame after the camera was opened again."""
-        self._times: deque[tuple[int, float]] = deque(maxlen=SPAN)
-        """(index, seconds) of the newest frames since the camera was opened."""
+        self._last: tuple[int, float] | None = None
+        """(index, seconds) of the newest frame since the camera was opened."""
         self._reached: tuple[float, float] | None = None
         """(count behind the last frame, when that frame was taken, seconds), over all openings."""
         self._chunk: _Chunk | None = None
 
     def opened(self) -> None:
         """The camera was opened (again), or counts anew: the next index is not related to the last."""
-        self._times.clear()
+        self._last = None
         if self._reached is not None:
             self._origin = None
         if self._chunk is not None:
@@ -125,17 +124,16 @@ class Odometer:
         """How long a frame takes now, seconds; None while that is not known."""
         if not self._periods:
             return self._frame_s
-        measured = median(self._periods)
-        stated = self._frame_s
+        middle, stated = median_low(self._periods), self._frame_s  # one of them, so that one is near
+        near = [period for period in self._periods if abs(period - middle) <= NEAR * middle]
+        measured = sum(near) / len(near)
         # What a camera keeps by its own clock is exact, over a long gap too; a few measured periods are not.
         return stated if stated is not None and abs(measured - stated) <= NEAR * stated else measured
 
     def _time(self, index: int, taken_s: float) -> None:
-        while self._times and (index <= self._times[-1][0] or taken_s <= self._times[-1][1]):
-            self._times.pop()
-        if self._times:
-            self._periods.append((taken_s - self._times[0][1]) / (index - self._times[0][0]))
-        self._times.append((index, taken_s))
+        last, self._last = self._last, (index, taken_s)
+        if last is not None and index > last[0] and taken_s > last[1]:
+            self._periods.append((taken_s - last[1]) / (index - last[0]))
 
     def _by_lines(self, index: int, taken_s: float) -> float:
         if self._origin is None:

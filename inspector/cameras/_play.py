@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from inspector.cameras import _pictures, _recorded
+from inspector.cameras._ffmpeg import quiet
 from inspector.cameras._shots import Down, Missed, Shot, Unreadable, Up
 from inspector.cameras._sources import Kind, Reel
 from inspector.records import Pixels
@@ -108,6 +109,7 @@ def _capture(path: Path) -> cv2.VideoCapture:
 
     Not opened where the path is no file (a pipe would wait for its writer), or where FFmpeg refuses it.
     """
+    quiet()
     capture = cv2.VideoCapture()
     with suppress(cv2.error, UnicodeError):  # a name that is no UTF-8
         if path.is_file():

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from inspector.cameras._genicam import Value
+from inspector.cameras._genicam import Value, missing, refused
 from inspector.errors import CameraError
 
 with warnings.catch_warnings():
@@ -143,21 +143,21 @@ def number(nodes: Any, *names: str) -> float | None:
     return None
 
 
-def apply(nodes: Any, names: tuple[str, ...], value: Value) -> None:
-    """Set the feature of the first of these names that the camera has.
+def apply(nodes: Any, option: str, names: tuple[str, ...], value: Value, where: str = "the camera") -> None:
+    """Set the feature of the first of these names that `where` has.
 
     Raises:
-        CameraError: it has none of them, or does not take the value; what it takes is in the message.
+        CameraError: it has none of them, or does not take the value; `option` and what it takes are in the message.
     """
     node = first(nodes, *names)
     if node is None:
-        raise CameraError(f"{' or '.join(names)}: the camera has no such feature. Take it out of the options")
+        raise CameraError(missing(option, names, where))
     name = node.GetNode().GetName()
     try:
         _make_room(nodes, name, value)
         _set(node, value)
     except (Failed, TypeError, ValueError) as error:
-        raise CameraError(f"{name}: {value!r} was refused ({said(error)}). {_choices(node)}") from None
+        raise CameraError(refused(option, name, value, _why(node, error), _choices(node), where)) from None
 
 
 def working(device: Any, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -193,20 +193,29 @@ def _set(node: Any, value: Value) -> None:
         node.SetValue(value if isinstance(value, str) else str(value))
 
 
-def _choices(node: Any) -> str:
-    """What the feature takes now."""
+def _why(node: Any, error: Exception) -> str:
+    """Why the feature was not set."""
     with suppress(Failed):
         if not node.IsWritable():
-            return "It cannot be set now; another feature may forbid it"
+            return "it cannot be set now; another feature may forbid it"
+    return said(error)
+
+
+def _choices(node: Any) -> str:
+    """What the feature takes now; empty if that cannot be told."""
+    with suppress(Failed):
+        if not node.IsWritable():
+            return ""
         if isinstance(node, pylon.EnumParameter):
-            return f"Take one of {', '.join(node.GetSettableValues())}"
+            return ", ".join(node.GetSettableValues())
         if isinstance(node, pylon.BooleanParameter):
-            return "Take true or false"
+            return "true or false"
         if isinstance(node, pylon.IntegerParameter):
-            return f"Take {node.GetMin()} to {node.GetMax()} in steps of {node.GetInc()}"
+            step = f" in steps of {node.GetInc()}" if node.GetInc() > 1 else ""
+            return f"{node.GetMin()} to {node.GetMax()}{step}"
         if isinstance(node, pylon.FloatParameter):
-            return f"Take {node.GetMin():g} to {node.GetMax():g} {node.GetUnit()}".rstrip()
-    return "Look at the camera's manual"
+            return f"{node.GetMin():g} to {node.GetMax():g} {node.GetUnit()}".rstrip()
+    return ""
 
 
 def ask(nodes: Any) -> None:

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from inspector.cameras import Found, Link, _pylon
-from inspector.cameras._genicam import Name, Settings, Value, features
+from inspector.cameras._genicam import MAY_BE_MISSING, Name, Settings, Value, check_pixels, features
 from inspector.cameras._odometer import Odometer
 from inspector.cameras._pylon import GIGE, translated
 from inspector.cameras._pylon_grab import Grab, Pace
@@ -121,14 +121,14 @@ class BaslerCamera:
 def _set_up(device: Any, o: Options) -> None:
     nodes, stream = device.GetNodeMap(), device.GetStreamGrabberNodeMap()
     if _pylon.first(nodes, "AcquisitionMode") is not None:  # a camera may have been left at SingleFrame
-        _pylon.apply(nodes, ("AcquisitionMode",), "Continuous")
-    for names, value in features(o):
-        if names != ("AcquisitionFrameRateEnable",) or _pylon.first(nodes, *names) is not None:  # older ones lack it
-            _pylon.apply(nodes, _pylon.working(device, names), value)
+        _pylon.apply(nodes, "features.AcquisitionMode", ("AcquisitionMode",), "Continuous")
+    for option, names, value in features(o):
+        if names[0] not in MAY_BE_MISSING or _pylon.first(nodes, *names) is not None:
+            _pylon.apply(nodes, option, _pylon.working(device, names), value)
     if o.packet_size is not None:
-        _pylon.apply(nodes, ("GevSCPSPacketSize",), o.packet_size)
+        _pylon.apply(nodes, "packet_size", ("GevSCPSPacketSize",), o.packet_size)
     for name, chosen in o.stream.items():
-        _pylon.apply(stream, (name,), chosen)
+        _pylon.apply(stream, f"stream.{name}", (name,), chosen, "pylon's stream grabber")
     for queue in (device.MaxNumBuffer, device.MaxNumQueuedBuffer):
         queue.SetValue(o.buffers)
     pixels = nodes.GetNode("PixelFormat").GetValue()
@@ -142,6 +142,7 @@ def check(options: Options) -> None:
     Raises:
         ConfigError: they do not, or they contradict each other.
     """
+    check_pixels("basler", options)
     if options.address is not None:
         try:
             ipaddress.IPv4Address(options.address)
@@ -149,6 +150,9 @@ def check(options: Options) -> None:
             raise ConfigError(f"basler: address: '{options.address}' is no IP address, such as 192.168.1.20") from None
         if options.device_class not in (None, GIGE):
             raise ConfigError(f"basler: a camera with an address is a {GIGE}; take out device_class")
+        for name in ("serial", "user_defined_name"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"basler: a camera with an address is found by that alone; take out {name}")
     elif options.serial is None and options.user_defined_name is None:
         raise ConfigError("basler: which camera? Give its address, or device_class and serial or user_defined_name")
     elif options.device_class is None:

@@ -24,7 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from inspector.cameras import Found, Link
-from inspector.cameras._genicam import Name, Settings, Value, features
+from inspector.cameras._genicam import Name, Settings, Value, check_pixels, features
 from inspector.cameras._gentl_feed import Feed, frame_s
 from inspector.cameras._gentl_process import Process
 from inspector.cameras._gentl_words import Listed, Nonsense, Ready, Request
@@ -45,6 +45,7 @@ Module = Literal["interface", "device", "stream"]
 
 PRODUCERS = "GENICAM_GENTL64_PATH"
 """Environment variable of the GenTL standard: folders of producers, set by their installers."""
+NONE_INSTALLED = f"the environment variable {PRODUCERS} names no folder with a .cti file"
 
 
 class Options(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -133,7 +134,7 @@ def _request(options: Options) -> Request:
         device=None if options.device is None else str(options.device),
         buffers=options.buffers,
         grabber={module: dict(chosen) for module, chosen in options.grabber.items()},
-        features=[(list(names), value) for names, value in features(options)],
+        features=[(option, list(names), value) for option, names, value in features(options)],
         chunk=options.encoder.chunk if options.encoder.source == "chunk" else None,
     )
 
@@ -149,18 +150,16 @@ def _producers(options: Options) -> list[str]:
 
 
 def check(options: Options) -> None:
-    """Is the producer there? Nothing is loaded.
+    """Is the producer there, and do the options ask for what can be inspected? Nothing is loaded.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not, or they do not.
     """
+    check_pixels("gentl", options)
     if options.producer is not None and not options.producer.is_file():
         raise ConfigError(f"gentl: producer: there is no file {options.producer}. Install the camera's GenTL package")
     if not _producers(options):
-        raise ConfigError(
-            f"gentl: no producer: the environment variable {PRODUCERS} names no folder with a .cti file. "
-            "Set `producer` to the path of the maker's .cti"
-        )
+        raise ConfigError(f"gentl: no producer: {NONE_INSTALLED}. Set `producer` to the path of the maker's .cti")
 
 
 def open(name: str, options: Options) -> GentlCamera:
@@ -178,7 +177,12 @@ def discover(timeout_s: float) -> list[Found]:
 
     Producers for GigE cameras BROADCAST on every network card. One that fails or takes longer than `timeout_s` seconds
     is logged, and hides none of the others.
+
+    Raises:
+        ConfigError: there is no producer to ask.
     """
+    if not _installed():
+        raise ConfigError(f"{NONE_INSTALLED}; set it, as the maker's installer does (sudo takes it away: sudo -E)")
     deadline = time.monotonic() + timeout_s
     look_ms = max(100, round(timeout_s * 500))
     asked: list[tuple[str, Process]] = []

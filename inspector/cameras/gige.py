@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from inspector.cameras import Found, Link, _aravis
 from inspector.cameras._aravis import Refused
 from inspector.cameras._aravis_stream import NO_ID, Popped, Status
+from inspector.cameras._genicam import check_pixels
 from inspector.cameras._gige_count import Arrival, FrameCount
 from inspector.cameras._gige_options import Options
 from inspector.cameras._gige_session import Session
@@ -61,7 +62,7 @@ class GigeCamera:
 
     def __enter__(self) -> Self:
         try:
-            session = Session(self._o, self._memory, self._found)
+            session = Session(self._name, self._o, self._memory, self._found)
         except (CameraError, Refused) as error:
             self._found = None
             raise CameraError(f"camera {self._name}: {error}") from None
@@ -131,6 +132,8 @@ class _Opening:
         """A good frame that has no slot yet; did the camera begin to count anew with it?"""
         self._stamp: tuple[bool, int] | None = None
         """Time of the last frame with an id, ns, and whether it is on the camera's clock."""
+        self._id = -1
+        """Of the last frame with one."""
         self._piece = 0
         self._chunk_missed = False
 
@@ -171,15 +174,18 @@ class _Opening:
         self._look_at_link()
 
     def _about(self, popped: Popped) -> float | None:
-        """Frames that passed since the last one with an id, by the time that passed.
+        """Frames that passed since the last one with an id, by the time that passed; None too if its id just follows.
 
         By the camera's clock, if it has one: after a stall the host sees packets of seconds in one moment.
         """
         if popped.frame_id == NO_ID:
             return None
         before, self._stamp = self._stamp, (popped.has_camera_time, popped.time_ns())
+        follows, self._id = popped.frame_id == self._id + 1, popped.frame_id
+        if follows or before is None or before[0] != self._stamp[0]:
+            return None
         frame_s = self._odometer.frame_s
-        if before is None or before[0] != self._stamp[0] or not frame_s:
+        if not frame_s:
             return None
         return max(0.0, (self._stamp[1] - before[1]) / 1e9 / frame_s)
 
@@ -187,7 +193,7 @@ class _Opening:
         complaint = self._silence.went_on(silent_s, self._odometer.frame_s)
         if complaint is not None:
             self._session.answers = False
-            raise CameraError(f"camera {self._name} ({self._o.address}): {complaint}")
+            raise CameraError(f"camera {self._name}: {self._o.address}: {complaint}")
 
     def _look_at_link(self) -> None:
         now = time.monotonic()
@@ -269,9 +275,7 @@ def check(options: Options) -> None:
     Raises:
         ConfigError: they do not.
     """
-    pixel_format = options.features.get("PixelFormat", "Mono8")
-    if pixel_format != "Mono8":
-        raise ConfigError(f"gige: features.PixelFormat: {pixel_format} cannot be used; only Mono8 can")
+    check_pixels("gige", options)
     if re.fullmatch(r"[\d.]+", options.address) and not _aravis.is_ip(options.address) and "." in options.address:
         raise ConfigError(f"gige: address: {options.address} is no IP address, like 192.168.1.20")
 

@@ -197,13 +197,13 @@ class Taken(synthetic.SyntheticCamera):
         raise CameraError("camera top1: access denied")
 
 
-def test_a_camera_that_does_not_open_is_said_with_who_may_hold_it(
+def test_a_camera_that_does_not_open_is_said_in_its_own_words(
     tmp_path: Path, pack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(synthetic, "open", Taken)
     code, _, err = said(line(tmp_path, pack, {"name": "top1", "kind": "synthetic"}))
     assert code == 1
-    assert "access denied. If another program has it open, such as a daemon, stop that first" in err
+    assert "camera top1: access denied" in err
 
 
 # ---------------------------------------------------------------- frames

@@ -288,6 +288,44 @@ def test_a_state_is_said_once_a_change_with_the_first_reason() -> None:
     assert rig.metric("camera_reopens_total") == 2
 
 
+def test_a_camera_that_stays_down_for_another_reason_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig([frame(0), CameraError("the cable is out")], *[REFUSED] * 50)
+    with caplog.at_level(logging.WARNING, logger="inspector.capture"):
+        for _ in range(40):
+            list(rig.capture.work())
+    assert rig.capture.trouble == "the camera refuses"
+    assert [record.getMessage() for record in caplog.records] == [
+        "camera top is down: the cable is out; trying again every 1 s",
+        "camera top is still down: the camera refuses",
+    ]
+    assert [state for _, state, _ in rig.states] == ["up", "down"]
+
+
+def test_why_a_camera_is_down_does_not_say_its_name_twice(caplog: pytest.LogCaptureFixture) -> None:
+    other = CameraError("camera top2: is in the way")
+    rig = Rig([CameraError("camera top: the cable is out")], [other], [frame(0)])
+    with caplog.at_level(logging.WARNING, logger="inspector.capture"):
+        rig.run()
+    assert [detail for _, state, detail in rig.states if state == "down"] == [
+        "the cable is out",
+        "camera top2: is in the way",
+    ]
+    assert caplog.records[0].getMessage() == "camera top is down: the cable is out; trying again every 1 s"
+
+
+def test_the_log_has_one_line_a_second_of_what_the_line_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig([None] * 7)  # 7 x READ_S
+    with caplog.at_level(logging.WARNING, logger="inspector.capture"):
+        for _ in range(6):
+            rig.capture.dropped()
+            list(rig.capture.work())
+        rig.capture.dropped()
+        rig.run()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"camera top: the line is behind; frames dropped since the last such line: {count}" for count in (1, 4, 2)
+    ]
+
+
 def test_the_log_has_one_line_a_second_of_what_is_lost(caplog: pytest.LogCaptureFixture) -> None:
     many: list[Step] = [step for n in range(0, 12, 2) for step in (frame(n), loss(n + 1, 1))]
     quiet: list[Step] = [None] * 5  # 5 x READ_S

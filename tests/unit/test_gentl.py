@@ -426,13 +426,18 @@ def test_a_real_chunk_is_read() -> None:
         ({"device": "4711"}, "no device '4711'; set `device` to .* SN_InterfaceA_0.* SN_InterfaceB_1"),
         ({"device": None}, "more than one device; set `device`"),
         ({"device": "TLSimuMono"}, "2 devices are called 'TLSimuMono'"),
-        ({"width_px": 3}, "Width does not take 3; it takes 8 to 4096 in steps of 4"),
-        ({"features": {"Widht": 8}}, "no feature Widht; did you mean Width"),
-        ({"features": {"TriggerMode": "Of"}}, "TriggerMode does not take 'Of'; it takes Off, On"),
-        ({"features": {"DeviceVersion": "2"}}, "DeviceVersion cannot be set to '2' now: it is read-only"),
-        ({"features": {"PixelFormat": "Mono16"}}, "PixelFormat is Mono16, and only Mono8 .* {PixelFormat: Mono8}"),
-        ({"acquisition_line_rate_hz": 20_000}, "no feature AcquisitionLineRate"),
-        ({"grabber": {"stream": {"BufferHeight": 8}}}, "the producer's stream has no feature BufferHeight"),
+        ({"width_px": 3}, "width_px: the camera refuses Width = 3: .*; it takes 8 to 4096 in steps of 4"),
+        ({"features": {"Widht": 8}}, r"features\.Widht: the camera has no feature Widht \(did you mean Width"),
+        ({"features": {"TriggerMode": "Of"}}, r"features\.TriggerMode: .*TriggerMode = Of: [a-z].*; it takes Off, On"),
+        ({"features": {"DeviceVersion": "2"}}, r"features\.DeviceVersion: .*DeviceVersion = 2: it is read-only"),
+        (
+            {"acquisition_line_rate_hz": 20_000},
+            "acquisition_line_rate_hz: .* no feature AcquisitionLineRate or AcquisitionLineRateAbs.* under features$",
+        ),
+        (
+            {"grabber": {"stream": {"BufferHeight": 8}}},
+            r"grabber\.stream\.BufferHeight: the producer's stream has no feature BufferHeight",
+        ),
     ],
 )
 def test_what_is_wrong_is_said_with_the_choices(options: dict[str, Any], words: str) -> None:
@@ -570,7 +575,8 @@ def test_a_producer_must_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = adapters.module("cameras", "gentl", "")
     with pytest.raises(ConfigError, match="GENICAM_GENTL64_PATH names no folder"):
         adapter.open("cam-1", adapters.options(adapter, {}, "options"))
-    assert gentl.discover(1.0) == []
+    with pytest.raises(ConfigError, match="GENICAM_GENTL64_PATH names no folder"):
+        gentl.discover(1.0)
 
 
 def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -579,6 +585,17 @@ def test_without_its_packages_it_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.delitem(sys.modules, "inspector.cameras.gentl")
     with pytest.raises(ConfigError, match=r"genicam.*pip install 'inspector\[gentl\]'"):
         adapters.module("cameras", "gentl", "cameras[0]")
+
+
+@needs_tlsimu
+def test_a_camera_that_gives_other_pixels_is_refused() -> None:
+    adapter = adapters.module("cameras", "gentl", "cameras[0]")
+    options = adapters.options(adapter, simulated(features={"PixelFormat": "Mono16"}), "cameras[0].options")
+    with pytest.raises(ConfigError, match=r"gentl: features\.PixelFormat: Mono16 cannot be used"):
+        adapter.check(options)
+    camera = adapter.GentlCamera("cam-1", options)  # as one that stands like this and was not asked to change
+    with pytest.raises(CameraError, match=r"PixelFormat is Mono16, and only Mono8 .* {PixelFormat: Mono8}"), camera:
+        pass
 
 
 def test_the_daemon_itself_loads_nothing_of_the_vendor() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import threading
 import time
@@ -491,11 +492,11 @@ def test_a_waiting_frame_is_given_back_when_the_camera_closes(scripted: Scripted
         ({"width_px": 9999}, r"width_px: the camera refuses Width = 9999: .*range; it takes 16 to 4096 in steps of 8"),
         ({"encoder_divider": 1000}, r"encoder_divider: .*it takes 1 to 100"),
         ({"exposure_time_us": 10.0}, r"exposure_time_us: the camera has no feature ExposureTime or ExposureTimeAbs"),
-        ({"features": {"NoSuch": 1}}, r"features\.NoSuch: the camera has no feature NoSuch.*leave it out"),
+        ({"features": {"NoSuch": 1}}, r"features\.NoSuch: the camera has no feature NoSuch.*Take features\.NoSuch out"),
         ({"features": {"TriggerSource": "Line9"}}, r"features\.TriggerSource: .*it takes Line1, Encoder0"),
         ({"features": {"ChunkModeActive": "perhaps"}}, r"features\.ChunkModeActive: .*it takes true or false"),
         ({"features": {"EncoderDivider": 1.5}}, r"features\.EncoderDivider: .*whole numbers"),
-        ({"trigger": [{"source": "Line7"}]}, r"trigger\.source: .*Line7.*it takes Line1, Encoder0"),
+        ({"trigger": [{"source": "Line7"}]}, r"trigger\[0\]\.source: .*Line7.*it takes Line1, Encoder0"),
         ({"packet_socket": True}, None),
     ],
 )
@@ -519,6 +520,13 @@ def test_what_is_set_arrives_at_the_camera(scripted: ScriptedCamera) -> None:
         assert sent.pixels.shape == (4, 160)
         assert np.array_equal(frame(camera, Pool(1)).pixels, sent.pixels)
     assert (scripted.read(0x10020), scripted.read(0x10034)) == (1, 7)
+
+
+def test_the_log_says_which_camera_it_speaks_of(scripted: ScriptedCamera, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="inspector.cameras"), make(scripted.address, **TIMED):
+        pass
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.INFO]
+    assert [line.split(" px,")[0] for line in said] == [f"camera top ({scripted.address}): {WIDTH} x {HEIGHT}"]
 
 
 def test_another_pixel_format_is_changed_to_mono8(scripted: ScriptedCamera) -> None:

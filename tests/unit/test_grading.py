@@ -4,7 +4,7 @@ and every frame has one fate. Strips are painted, and run through the real netwo
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, repeat
 
 import numpy as np
@@ -18,6 +18,7 @@ from inspector.coils import CoilMap
 from inspector.config import EdgeConfig, GradingConfig, SeverityRule
 from inspector.drafting import severity
 from inspector.events import CoilEvent, Defect, Reason, as_json
+from inspector.grading import Grading
 from inspector.joining import Joining
 from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
@@ -465,6 +466,51 @@ def test_a_crash_of_which_no_place_is_known_lies_before_the_first_frame(rig: Rig
     """The run was killed before it settled anything."""
     resumed = {"a": Resumed(epoch=1, frames=3, end_count=None)}
     assert spans(rig.run(rig.frames(clean(64), [32, 32]), resumed=resumed)) == [("crash", 0, 3, -48.0, 0.0)]
+
+
+def test_a_gap_over_several_coils_is_told_for_each_of_them(rig: Rig) -> None:
+    coils = CoilMap("C1")
+    coils.start("C2", FIRST + 64)
+    coils.start("C3", FIRST + 100)
+    coils.start("C4", FIRST + 160)  # begins where the gap ends
+    found = rig.run(without(rig.frames(clean(192), [32] * 6), 1, 2, 3, 4), coils=coils)
+    assert [(gap.coil, gap.frames, gap.along_mm.start, gap.along_mm.end) for gap in gaps(found)] == [
+        ("C1", 4, 16.0, 32.0),
+        ("C2", 0, 0.0, 18.0),
+        ("C3", 0, 0.0, 30.0),
+    ]
+    assert_books(found, {"a": 6})
+
+
+def down(*cameras: str) -> Callable[[Grading], None]:
+    def tell(grading: Grading) -> None:
+        grading.down = lambda: cameras
+
+    return tell
+
+
+def test_a_camera_that_is_down_at_the_end_leaves_a_gap(rig: Rig) -> None:
+    """Nothing of the strip that the other camera saw meanwhile may look inspected."""
+    coils = CoilMap("C1")
+    coils.start("C2", FIRST + 96)
+    frames = [*rig.frames(clean(64), [32] * 2, "a"), *rig.frames(clean(128), [32] * 4, "b")]
+    found = rig.run(frames, coils=coils, after={1: down("a")})
+    assert [(gap.camera, gap.coil, gap.frames, gap.along_mm.start, gap.along_mm.end) for gap in gaps(found)] == [
+        ("a", "C1", 0, 32.0, 48.0),
+        ("a", "C2", 0, 0.0, 16.0),
+    ]
+    assert {gap.reason for gap in gaps(found)} == {Reason.CAMERA_DOWN}
+
+
+def test_a_camera_that_was_never_there_saw_nothing(rig: Rig) -> None:
+    found = rig.run(rig.frames(clean(64), [32] * 2), geometries=dict.fromkeys("ab", GEOMETRY), after={1: down("b")})
+    assert [(gap.camera, gap.along_mm.start, gap.along_mm.end) for gap in gaps(found)] == [("b", 0.0, 32.0)]
+
+
+def test_the_only_camera_being_down_says_that_nobody_knows_how_much_passed(rig: Rig) -> None:
+    (gap,) = gaps(rig.run(rig.frames(clean(64), [32] * 2), after={1: down("a")}))
+    assert (gap.reason, gap.along_mm.start, gap.along_mm.end) == (Reason.CAMERA_DOWN, 32.0, 32.0)
+    assert "nobody saw" in gap.detail
 
 
 def test_a_camera_that_never_comes_leaves_the_gap_to_the_next_run(rig: Rig) -> None:

@@ -115,6 +115,32 @@ def test_a_frame_takes_what_the_newest_took() -> None:
     assert odometer.frame_s == pytest.approx(3 * FRAME_S)
 
 
+def test_a_first_frame_off_the_beat_makes_no_frame_shorter() -> None:
+    """A camera that dies again and again after a few frames, the first of which comes when it is ready."""
+    odometer, now_s = Odometer(Encoder(), HEIGHT), 0.0
+    for _ in range(10):
+        odometer.opened()
+        for index in range(7):
+            odometer.place(index, now_s)
+            now_s += FRAME_S if index else FRAME_S / 10
+        now_s += 1.0
+    assert odometer.frame_s == pytest.approx(FRAME_S)
+
+
+def test_the_jitter_of_single_frames_goes_out() -> None:
+    odometer = Odometer(Encoder(), HEIGHT)
+    for index in range(PERIODS + 1):
+        odometer.place(index, (index + 0.01 * (-1) ** index) * FRAME_S)
+    assert odometer.frame_s == pytest.approx(FRAME_S, rel=0.003)
+
+
+def test_two_periods_that_have_nothing_in_common() -> None:
+    odometer = Odometer(Encoder(), HEIGHT)
+    for index, taken_s in enumerate([0.0, 1.0, 3.0]):
+        odometer.place(index, taken_s)
+    assert odometer.frame_s == 1.0
+
+
 def test_a_time_that_runs_back_is_no_period() -> None:
     odometer = Odometer(Encoder(), HEIGHT)
     for index, taken_s in enumerate([0.0, FRAME_S, FRAME_S - 60.0, 2 * FRAME_S - 60.0, 2 * FRAME_S - 61.0]):

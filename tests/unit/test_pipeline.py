@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import threading
 from collections import defaultdict
@@ -24,7 +25,7 @@ from inspector.config import Config, convert
 from inspector.errors import ConfigError, EngineError, PackError
 from inspector.events import Defect, Event, Gap, State, as_json
 from inspector.pipeline import Line, build
-from inspector.records import Pixels
+from inspector.records import Frame, Pixels
 from inspector.rle import decode
 from tests import networks
 from tests.packs import BAND, TILE, make_pack, paint
@@ -380,6 +381,22 @@ def test_a_run_is_counted_on_from_the_one_before(tmp_path: Path, engines: Path) 
     assert len({event.epoch for event in found}) == 2
     assert [event.sequence for event in found] == [1, 1]
     assert len({(event.source, event.id) for event in events(config)}) == len(events(config))
+
+
+def test_the_log_says_whose_frames_the_line_dropped(
+    tmp_path: Path, engines: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    line = build(line_of(tmp_path, engines, synthetic(), synthetic("b")))  # and never started
+    with line.held, caplog.at_level(logging.WARNING, logger="inspector.capture"):
+        for sequence in range(3):
+            line.drop_frame(Frame("b", sequence, 0, 0, 0, np.zeros((1, 1), np.uint8)))
+        assert not caplog.records, "not in the channel's lock"
+        for capture in line.captures:
+            capture.__exit__(None, None, None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "camera b: the line is behind; frames dropped since the last such line: 3"
+    ]
+    assert line.ledger.totals()["b"].lost == {"overload": 3}
 
 
 def test_health_tells_ready_from_live(tmp_path: Path, engines: Path) -> None:

@@ -205,6 +205,11 @@ def test_a_surface_that_stands_is_refused() -> None:
     refused(taken([bench.seen(line) for _ in range(32)]), "the surface stands.*--still")
 
 
+def test_black_and_white_pictures_are_told_as_such_though_they_look_as_if_they_stood() -> None:
+    refused(taken([np.zeros((HEIGHT, WIDTH), np.uint8)] * 16), "too dark")
+    refused(taken([np.full((HEIGHT, WIDTH), 255, np.uint8)] * 16), "saturated")
+
+
 def test_the_same_few_pictures_again_and_again_are_refused() -> None:
     bench = Bench()
     pictures = [bench.frame() for _ in range(3)]

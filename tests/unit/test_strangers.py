@@ -175,12 +175,17 @@ def hang_up(stranger: Stranger) -> None:
 @pytest.mark.parametrize("count", [1, 3, 1001, 2500])
 def test_a_ping_behind_unread_messages_and_a_reset_do_not_abort_libzmq(open_scene: Scene, count: int) -> None:
     """With a receive high-water mark this ends the process: https://github.com/zeromq/libzmq/issues/4841."""
-    for _ in range(3):
+    came = 0
+    for _ in range(30):  # right behind a flood the door may be shut for a moment: then the next one tries
         with Stranger(open_scene[0].sink.endpoint) as stranger:
-            assert stranger.join()
-            stranger.say(b"".join(subscription(b"%d" % number) for number in range(count)) + PING * 50)
-            hang_up(stranger)
+            if stranger.join():
+                came += 1
+                stranger.say(b"".join(subscription(b"%d" % number) for number in range(count)) + PING * 50)
+                hang_up(stranger)
         assert proved(*open_scene, count=3)
+        if came == 3:
+            break
+    assert came == 3
 
 
 @pytest.mark.parametrize("length", [1 << 16, 1 << 31, 1 << 32, (1 << 63) - 1, (1 << 64) - 1])

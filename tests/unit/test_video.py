@@ -436,6 +436,14 @@ def test_the_table_of_the_check_shows_no_password(tmp_path: Path, pack: Path) ->
     assert "geheim" not in str(rows)
 
 
+def test_the_check_says_which_camera_has_the_wrong_option(tmp_path: Path, pack: Path) -> None:
+    paths = {"a": __file__, "b": "/no"}
+    cameras = [{"name": name, "kind": "video", "options": {"path": path}} for name, path in paths.items()]
+    raw = lines.config(pack, tmp_path / "journal.db", *cameras)
+    with pytest.raises(ConfigError, match=r"^cameras\[1\]\.options: path: /no is no file"):
+        checking.check(convert(raw, Config))
+
+
 def test_cameras_that_are_opened_do_not_hold_up_another_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
