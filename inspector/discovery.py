@@ -69,7 +69,7 @@ def snippet(found: Found) -> str:
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", found.serial or found.address).strip("_.-")[:64] or "camera"
     entry = [{"name": name, "kind": found.kind, "options": dict(found.options)}]
     text: str = yaml.safe_dump(entry, sort_keys=False, allow_unicode=True)
-    return text
+    return f"{text}  pitch_mm: {{along: 0.5, across: 0.5}}   # strip in a line and in a pixel, mm: state yours\n"
 
 
 def _as_table(searched: Sequence[Searched]) -> None:

@@ -5,6 +5,7 @@ Frames are synthetic steel of all looks, painted once; faults are put into the p
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -34,7 +35,7 @@ PLAIN = ViewConfig(window_frames=8)
 """The same, but columns are told as late as by default, long after these frames have come round again."""
 TWO_WINDOWS = 3 * 8
 """Frames within which a fault is told: two whole windows, and the one in which it began."""
-REAL = Path(__file__).parents[3] / "shared/data/severstal/images"
+REAL = Path(os.environ.get("INSPECTOR_DATA", "no such folder")) / "severstal" / "images"
 
 Fault = Callable[[Pixels], Pixels]
 
@@ -140,7 +141,7 @@ def test_coils_of_all_looks_one_after_the_other_are_seen_well(strips: dict[Look,
     assert said(pixels for coil in coils + coils[::-1] for pixels in coil * 2) == []
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real frames are not here ({REAL})")
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real pictures: set INSPECTOR_DATA to a folder that holds severstal/images")
 def test_real_rolls_are_seen_well_and_a_real_defocus_is_not() -> None:
     """Every roll as a piece of strip of its own, with the defaults: dark ones, bright ones, black beyond the edges."""
     rolls = [np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in sorted(REAL.iterdir())]
