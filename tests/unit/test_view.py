@@ -141,9 +141,7 @@ def test_coils_of_all_looks_one_after_the_other_are_seen_well(strips: dict[Look,
     assert said(pixels for coil in coils + coils[::-1] for pixels in coil * 2) == []
 
 
-@pytest.mark.skipif(
-    not REAL.is_dir(), reason="no real pictures: set INSPECTOR_DATA to a folder that holds severstal/images"
-)
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real pictures: set INSPECTOR_DATA")
 def test_real_rolls_are_seen_well_and_a_real_defocus_is_not() -> None:
     """Every roll as a piece of strip of its own, with the defaults: dark ones, bright ones, black beyond the edges."""
     rolls = [np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)) for path in sorted(REAL.iterdir())]
