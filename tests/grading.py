@@ -4,9 +4,11 @@ preprocess, the real networks of tests/packs.py, cascade and grading."""
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, repeat
+from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
@@ -19,13 +21,13 @@ from inspector.events import CoilEvent, Defect, Gap, State, as_json
 from inspector.grading import Grading
 from inspector.journal import Resumed
 from inspector.ledger import Ledger
-from inspector.pack import Pack
+from inspector.pack import Pack, load
 from inspector.preprocess import Preprocess
 from inspector.records import Draft, Frame, Graded, Pixels, Roi
 from inspector.rle import decode
 from inspector.runtimes import onnx
 from inspector.strip import Geometry
-from tests.packs import BAND, paint
+from tests.packs import BAND, make_pack, paint
 
 TILE = (32, 64)
 WIDTH = 64
@@ -120,6 +122,14 @@ class Rig:
             happens = (after or {}).get(len(found))
             found += [said] if happens and (said := happens(grading)) else []
         return [*found, grading.finish()]
+
+
+@contextmanager
+def running_in(folder: Path) -> Iterator[Rig]:
+    """A rig with networks of its own in `folder`."""
+    engines = load(make_pack(folder, tile=TILE))
+    with onnx.open(onnx.Options(workers=1), engines) as runtime:
+        yield Rig(engines, runtime.stream())
 
 
 def clean(rows: int, width: int = WIDTH) -> Pixels:

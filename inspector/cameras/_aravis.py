@@ -48,7 +48,6 @@ _ARAVIS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "arv_device_create_stream": (c_void_p, (c_void_p, c_void_p, c_void_p, _Out)),
     "arv_device_dup_available_enumeration_feature_values_as_strings": (c_void_p, (c_void_p, c_char_p, _Out, _Out)),
     "arv_device_execute_command": (None, (c_void_p, c_char_p, _Out)),
-    "arv_device_get_boolean_feature_value": (c_int, (c_void_p, c_char_p, _Out)),
     "arv_device_get_feature": (c_void_p, (c_void_p, c_char_p)),
     "arv_device_get_float_feature_bounds": (None, (c_void_p, c_char_p, _Out, _Out, _Out)),
     "arv_device_get_float_feature_value": (c_double, (c_void_p, c_char_p, _Out)),
@@ -58,7 +57,6 @@ _ARAVIS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "arv_device_get_string_feature_value": (c_char_p, (c_void_p, c_char_p, _Out)),
     "arv_device_is_feature_available": (c_int, (c_void_p, c_char_p, _Out)),
     "arv_device_read_memory": (c_int, (c_void_p, c_uint64, c_uint32, c_void_p, _Out)),
-    "arv_device_read_register": (c_int, (c_void_p, c_uint64, _Out, _Out)),
     "arv_device_set_boolean_feature_value": (None, (c_void_p, c_char_p, c_int, _Out)),
     "arv_device_set_float_feature_value": (None, (c_void_p, c_char_p, c_double, _Out)),
     "arv_device_set_integer_feature_value": (None, (c_void_p, c_char_p, c_int64, _Out)),
@@ -222,9 +220,6 @@ class Device:
     def number(self, feature: str) -> float:
         return float(call("arv_device_get_float_feature_value", self.handle, feature.encode()))
 
-    def boolean(self, feature: str) -> bool:
-        return bool(call("arv_device_get_boolean_feature_value", self.handle, feature.encode()))
-
     def string(self, feature: str) -> str:
         return text(call("arv_device_get_string_feature_value", self.handle, feature.encode()))
 
@@ -257,11 +252,6 @@ class Device:
             lib.g_free(found)
 
     # ------------------------------------------------------------ registers
-
-    def read_register(self, address: int) -> int:
-        value = c_uint32()
-        call("arv_device_read_register", self.handle, address, byref(value))
-        return value.value
 
     def write_register(self, address: int, value: int) -> None:
         call("arv_device_write_register", self.handle, address, value)

@@ -20,6 +20,9 @@ Value = bool | int | float | str
 MAY_BE_MISSING = {"AcquisitionFrameRateEnable"}
 """Cameras without it obey the rate anyway."""
 
+SILENT_S, SILENT_FRAMES = 1.0, 8
+"""A camera that runs by its own clock is dead after so long without a frame, whichever is longer."""
+
 
 class Trigger(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One trigger of the camera; TriggerMode becomes On."""
@@ -63,6 +66,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A camera that runs by its own clock and gives no frame for this long, seconds, is taken for dead and opened
     again. Left out: 1 s or eight frame periods, whichever is longer. A triggered camera may be silent while the strip
     stands: there the camera is asked once a second whether it still answers."""
+
+
+def silent_after_s(settings: Settings, frame_s: float | None) -> float:
+    """How long a camera that runs by its own clock may be silent, seconds; `frame_s`: what a frame takes, if known."""
+    return settings.frame_timeout_s or max(SILENT_S, SILENT_FRAMES * (frame_s or 0.0))
 
 
 def features(settings: Settings) -> Iterator[tuple[str, tuple[str, ...], Value]]:

@@ -9,7 +9,7 @@ from collections import deque
 import numpy as np
 
 from inspector.cameras._clock import CameraClock, without_clock
-from inspector.cameras._genicam import Settings
+from inspector.cameras._genicam import Settings, silent_after_s
 from inspector.cameras._gentl_losses import LATE, Losses
 from inspector.cameras._gentl_process import Process
 from inspector.cameras._gentl_words import UNKNOWN, Kind, Ready, Record
@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 
 LISTEN_S = 0.5
 """Between looks at what the process prints while frames come."""
-SILENT_S, SILENT_FRAMES = 1.0, 8
-"""A camera that runs by its own clock is dead after so long without a frame, whichever is longer."""
 
 
 class Feed:
@@ -96,7 +94,7 @@ class Feed:
 
     def _hear_nothing(self) -> None:
         self.process.look()
-        limit_s = self._o.frame_timeout_s or max(SILENT_S, SILENT_FRAMES * (self._odometer.frame_s or 0.0))
+        limit_s = silent_after_s(self._o, self._odometer.frame_s)
         silent = time.monotonic_ns() - self._heard_ns > limit_s * 1e9
         if silent and not self._ready.triggered and self.process.beats:  # else it is the process that is silent
             raise CameraError(f"no frame for {limit_s:g} s (frame_timeout_s); look at its cable and its power")

@@ -14,7 +14,7 @@ import numpy as np
 
 from inspector.cameras import Link, _pylon
 from inspector.cameras._clock import CameraClock, without_clock
-from inspector.cameras._genicam import Settings
+from inspector.cameras._genicam import Settings, silent_after_s
 from inspector.cameras._odometer import Odometer
 from inspector.cameras._pylon_books import Counted, Counters, Numbers, blame
 from inspector.errors import CameraError
@@ -24,8 +24,6 @@ from inspector.records import Frame, Loss, Pixels
 
 LOOK_S = 1.0
 """Between looks at the camera's clock and the driver's counters, and whether the camera is still there."""
-SILENT_S, SILENT_FRAMES = 1.0, 8
-"""A camera that runs by its own clock is dead after so long without a frame, whichever is longer."""
 NO_PIXELS: Pixels = np.empty((0, 0), dtype=np.uint8)
 
 
@@ -223,7 +221,7 @@ class Grab:
     def _hear_nothing(self) -> None:
         if not self._device.IsGrabbing():
             raise CameraError(f"camera {self._name}: pylon stopped grabbing")
-        limit_s = self._o.frame_timeout_s or max(SILENT_S, SILENT_FRAMES * (self._odometer.frame_s or 0.0))
+        limit_s = silent_after_s(self._o, self._odometer.frame_s)
         if self._pace.triggered or self._now() - self._heard_s <= limit_s:
             return
         raise CameraError(

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inspector import pack, thumbnails
+from inspector import thumbnails
 from inspector.coils import CoilMap
 from inspector.config import EdgeConfig, GradingConfig, SeverityRule
 from inspector.drafting import severity
@@ -24,13 +24,11 @@ from inspector.journal import Resumed, rfc3339
 from inspector.ledger import Ledger
 from inspector.records import Frame, Graded, Loss, Pixels, Region, Roi, Verdict
 from inspector.rle import decode
-from inspector.runtimes import onnx
 from inspector.strip import Geometry
 from tests.grading import (
     FIRST,
     GEOMETRY,
     SECOND_NS,
-    TILE,
     WIDTH,
     Rig,
     assert_books,
@@ -42,19 +40,19 @@ from tests.grading import (
     gaps,
     on_strip,
     placed,
+    running_in,
     states,
     strips,
     tops_of,
     truth,
 )
-from tests.packs import BAND, make_pack, paint
+from tests.packs import BAND, paint
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    engines = pack.load(make_pack(tmp_path_factory.mktemp("pack"), tile=TILE))
-    with onnx.open(onnx.Options(workers=1), engines) as runtime:
-        yield Rig(engines, runtime.stream())
+    with running_in(tmp_path_factory.mktemp("pack")) as rig:
+        yield rig
 
 
 @pytest.fixture

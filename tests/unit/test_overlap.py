@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from inspector import pack, thumbnails
+from inspector import thumbnails
 from inspector.coils import CoilMap
 from inspector.config import GradingConfig
 from inspector.events import Defect, Reason, as_json
@@ -20,13 +20,11 @@ from inspector.overlap import Overlap
 from inspector.pool import Pool
 from inspector.records import Frame, Graded, Pixels, Region, Roi, Verdict
 from inspector.rle import decode
-from inspector.runtimes import onnx
 from inspector.seams import near
 from inspector.strip import Geometry
 from tests.grading import (
     FIRST,
     GEOMETRY,
-    TILE,
     WIDTH,
     Rig,
     assert_books,
@@ -35,17 +33,17 @@ from tests.grading import (
     defects,
     drafts,
     gaps,
+    running_in,
     strips,
     truth,
 )
-from tests.packs import BAND, make_pack, paint
+from tests.packs import BAND, paint
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    engines = pack.load(make_pack(tmp_path_factory.mktemp("pack"), tile=TILE))
-    with onnx.open(onnx.Options(workers=1), engines) as runtime:
-        yield Rig(engines, runtime.stream())
+    with running_in(tmp_path_factory.mktemp("pack")) as rig:
+        yield rig
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inspector import pack
 from inspector.cameras._odometer import Encoder, Odometer
 from inspector.coils import CoilMap
 from inspector.config import GradingConfig
@@ -20,9 +19,19 @@ from inspector.events import Defect, Reason
 from inspector.ledger import Ledger
 from inspector.overlap import Overlap
 from inspector.records import Frame, Graded, Pixels
-from inspector.runtimes import onnx
-from tests.grading import FIRST, GEOMETRY, TILE, Rig, assert_books, clean, coil_events, defects, gaps, states
-from tests.packs import make_pack, paint
+from tests.grading import (
+    FIRST,
+    GEOMETRY,
+    Rig,
+    assert_books,
+    clean,
+    coil_events,
+    defects,
+    gaps,
+    running_in,
+    states,
+)
+from tests.packs import paint
 
 HEIGHT = 32
 ON, BACK, STAND = 1.0, -1.0, 0.0
@@ -30,9 +39,8 @@ ON, BACK, STAND = 1.0, -1.0, 0.0
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    engines = pack.load(make_pack(tmp_path_factory.mktemp("pack"), tile=TILE))
-    with onnx.open(onnx.Options(workers=1), engines) as runtime:
-        yield Rig(engines, runtime.stream())
+    with running_in(tmp_path_factory.mktemp("pack")) as rig:
+        yield rig
 
 
 @pytest.fixture
