@@ -24,6 +24,7 @@ class Cascade:
 
     def __init__(self, pack: Pack, stream: Stream, merge_px: int) -> None:
         self._manifest = pack.manifest
+        self._digest = pack.digest
         self._stream = stream
         self._merge_px = merge_px
         self.passed = 0
@@ -38,7 +39,8 @@ class Cascade:
             EngineError: a network failed.
         """
         self.passed, self.segmented = 0, {}
-        verdicts = [Verdict(frame, roi, 0.0) for frame, roi in zip(batch.frames, batch.rois, strict=True)]
+        pairs = zip(batch.frames, batch.rois, strict=True)
+        verdicts = [Verdict(frame, roi, 0.0, pack_digest=self._digest) for frame, roi in pairs]
         for index, seen in batch.sights.items():
             verdicts[index].sights = seen
         if batch.tiles:

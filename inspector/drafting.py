@@ -85,7 +85,7 @@ class Drafting:
             severity=severity(self._config, defect.class_number, area_mm2, size.along, score, beside_edge),
             mask=Mask(size=defect.size, rle=defect.run_lengths()),
             continues=defect.continues,
-            pack_digest=self._pack.digest,
+            pack_digest=defect.pack_digest,
             exposed_within_ns=frame.uncertainty_ns,
             camera_ns=frame.camera_ns,
         )

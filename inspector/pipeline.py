@@ -26,6 +26,7 @@ from inspector.coils import FORGET, CoilMap
 from inspector.config import CameraConfig, Config, JournalConfig
 from inspector.config import load as config_of
 from inspector.control import Control, StateAnswer
+from inspector.engines import Duty, Engines
 from inspector.errors import ConfigError, JournalError
 from inspector.events import Event, Reason
 from inspector.grading import Grading
@@ -80,9 +81,10 @@ def build(config: Config) -> Line:
     with ExitStack() as held:
         engines = pack.load(config.pack)
         metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
-        runtime: Runtime = held.enter_context(_open("runtimes", config.runtime, "runtime", engines))
+        opened = held.enter_context(Engines.of(engines, config.runtime))
+        workers = opened.runtime.workers
         cameras = {c.name: _open_camera(c, i) for i, c in enumerate(config.cameras)}
-        sizes = _sizes(config, runtime.workers)
+        sizes = _sizes(config, workers)
         journal = held.enter_context(_journal(config, engines, sizes.in_flight))
 
         # ---- what the stages share
@@ -93,13 +95,13 @@ def build(config: Config) -> Line:
         pool = Pool(sizes.pool)
         coils = CoilMap(config.line.coil, on_forget=lambda: line.forget_coils())
         restore(coils, journal.telegrams)
-        line = Line(config, engines, runtime, metrics, ledger, journal, coils, stop, held)
+        line = Line(config, Duty(opened), metrics, ledger, journal, coils, stop, held)
 
         # ---- the channels between them
         dropped = line.drop_frame
         frames = Channel[Frame](config.line.queue, config.line.when_full, writers=len(cameras), on_drop=dropped)
-        batches = Channel[Batch](runtime.workers)
-        verdicts = Channel[Verdicts](sizes.verdicts, writers=runtime.workers)
+        batches = Channel[Batch](workers)
+        verdicts = Channel[Verdicts](sizes.verdicts, writers=workers)
         graded = Channel[Graded](sizes.graded)
         outboxes = {
             s.label: Channel[Event](
@@ -165,7 +167,7 @@ def build(config: Config) -> Line:
                 Worker("preprocess", PreprocessStage(preprocess), frames, batches, metrics.stage("preprocess")),
                 *(
                     Worker(f"cascade-{i}", _cascade(line), batches, verdicts, metrics.stage("cascade"))
-                    for i in range(runtime.workers)
+                    for i in range(workers)
                 ),
                 Worker("grading", grade, verdicts, graded, metrics.stage("grading")),
                 Worker("publish", publish, graded, None, metrics.stage("publish")),
@@ -197,8 +199,7 @@ class Line:
     """A built line: start it, watch it, stop it. Everything is released on exit."""
 
     config: Config
-    pack: Pack
-    runtime: Runtime
+    duty: Duty
     metrics: Metrics
     ledger: Ledger
     journal: Journal
@@ -271,6 +272,16 @@ class Line:
         with self.held:
             if not hanging:
                 self.journal.close(clean=self.crew.failure is None)
+
+    @property
+    def pack(self) -> Pack:
+        """The pack on duty."""
+        return self.duty.current.pack
+
+    @property
+    def runtime(self) -> Runtime:
+        """What its networks run on."""
+        return self.duty.current.runtime
 
     @property
     def running(self) -> bool:
@@ -441,7 +452,7 @@ def _newest(captures: Sequence[Capture]) -> int | None:
 
 
 def _cascade(line: Line) -> CascadeStage:
-    return CascadeStage(line.pack, line.runtime, line.config.grading.merge_px, line.metrics)
+    return CascadeStage(line.duty, line.config.grading.merge_px, line.metrics)
 
 
 def _deliver(line: Line, label: str, index: int, waiting: Callable[[int], Sequence[Event]]) -> Deliver:

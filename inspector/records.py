@@ -165,6 +165,8 @@ class Verdict:
     gate_score: float
     regions: list[Region] = field(default_factory=list)
     sights: list[Sight] = field(default_factory=list)
+    pack_digest: str = ""
+    """Of the pack that judged it."""
 
 
 @dataclass(slots=True)

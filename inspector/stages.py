@@ -8,14 +8,16 @@ from types import TracebackType
 from typing import Self
 
 from inspector.cascade import Cascade
+from inspector.engines import Duty, Turn
+from inspector.errors import EngineError
 from inspector.grading import Grading
 from inspector.metrics import Metrics
-from inspector.pack import Pack
 from inspector.preprocess import Preprocess
 from inspector.records import Batch, Frame, Graded, Verdicts
-from inspector.runtimes import Runtime
 
 IDLE_S = 1.0
+LOOK_S = 0.25
+"""A cascade worker without a batch looks so often whether other engines are on duty, or nobody could close the old."""
 
 
 class Idle:
@@ -57,24 +59,61 @@ class PreprocessStage(Idle):
 
 
 class CascadeStage(Idle):
-    """Batches -> verdicts; several workers run side by side, each with a stream of its own."""
+    """Batches -> verdicts; several workers run side by side, each with a stream of its own through the same engines."""
 
-    def __init__(self, pack: Pack, runtime: Runtime, merge_px: int, metrics: Metrics) -> None:
-        self._pack = pack
+    def __init__(
+        self,
+        duty: Duty,
+        merge_px: int,
+        metrics: Metrics,
+        tap: Callable[[Batch, Verdicts], None] = lambda batch, verdicts: None,
+    ) -> None:
+        """`tap` sees each batch and its verdicts before they are handed on; it must neither wait nor fail."""
+        self._duty = duty
         self._metrics = metrics
-        self._runtime = runtime
         self._merge_px = merge_px
+        self._tap = tap
+        self._turn: Turn | None = None
 
     def __enter__(self) -> Self:
-        self._cascade = Cascade(self._pack, self._runtime.stream(), self._merge_px)
+        self._use(self._duty.take(None))
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self._duty.give_back(turn)
+
+    def wait_s(self) -> float:
+        return LOOK_S
+
     def work(self, batch: Batch | None) -> Iterator[Verdicts]:
-        if batch is not None:
-            verdicts = self._cascade.judge(batch)
+        verdicts = self._judge(batch)
+        if batch is not None and verdicts is not None:
             passed, segmented = self._cascade.passed, self._cascade.segmented
             self._metrics.cascaded(len(batch.frames), len(batch.tiles), passed, segmented)
+            self._tap(batch, verdicts)
             yield verdicts
+
+    def _judge(self, batch: Batch | None) -> Verdicts | None:
+        """By the engines whose turn it is, or where they fail on trial by those before them: no frame is lost."""
+        try:
+            self._use(self._duty.take(self._turn, None if batch is None else batch.number))
+            return None if batch is None else self._cascade.judge(batch)
+        except EngineError as error:
+            before = None if self._turn is None else self._duty.fall_back(self._turn, error)
+            if before is None:
+                raise
+            self._use(before)
+            return None if batch is None else self._cascade.judge(batch)
+
+    def _use(self, turn: Turn) -> None:
+        engines = None if self._turn is None else self._turn.engines
+        self._turn = turn
+        if turn.engines is not engines:
+            self._cascade = Cascade(turn.engines.pack, turn.engines.stream(), self._merge_px)
 
     def finish(self) -> Iterator[Verdicts]:
         yield from ()
