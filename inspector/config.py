@@ -248,16 +248,24 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
     line: LineConfig
+    """The line as a whole: its name, its encoder, what may wait."""
     pack: Path
     """Folder of the engines, e.g. engines/severstal."""
     cameras: Annotated[list[CameraConfig], Meta(min_length=1)]
+    """The cameras, one for each lane of the strip."""
     runtime: RuntimeConfig = RuntimeConfig()
+    """What the networks run on."""
     edges: EdgeConfig = EdgeConfig()
+    """Where the strip ends in a frame."""
     view: ViewConfig = ViewConfig()
     batch: BatchConfig = BatchConfig()
+    """How many frames go through the networks together."""
     grading: GradingConfig = GradingConfig()
+    """From what the networks found to defects with a severity."""
     journal: JournalConfig
+    """Where every event is durable before anybody hears of it, and how long it is kept."""
     sinks: list[SinkConfig] = []
+    """Where events go as they come; the journal has them in any case."""
     history: HistoryConfig | None = None
     """Left out or null: no history socket, so subscribers cannot repair holes."""
     control: ControlConfig | None = None

@@ -1,6 +1,4 @@
-"""Every metric of the daemon, once: the table is `Metrics.__init__`, and the documentation's is made from it.
-
-    python -m inspector.metrics        # the table as Markdown
+"""Every metric of the daemon, once: the table is `Metrics.__init__`, and docs/metrics.md is made from it.
 
 Names start with `inspector_`; units are base units; a counter ends in `_total`; what is unknown is NaN or absent,
 never a magic number; nothing is averaged here, a query does that. Label sets whose values are known at start exist
@@ -528,14 +526,3 @@ def _or_nan(read: Callable[[], float]) -> float:
         return read()
     except OSError:
         return nan
-
-
-def markdown() -> str:
-    """The table as Markdown."""
-    rows = Metrics(process=False).table
-    lines = [f"| `{r.name}` | {r.kind} | {', '.join(r.labels) or '-'} | {r.meaning} |" for r in rows]
-    return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *lines, ""])
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import copy
 import inspect
 from collections.abc import Iterator
@@ -377,15 +376,3 @@ def test_any_text_is_refused_in_words(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(path)
     assert str(caught.value).startswith(f"{path}: ")
-
-
-def test_every_field_is_explained_beneath_itself() -> None:
-    """The handbook is made from it. A section explains itself by its own fields."""
-    named = {name for name, thing in vars(config).items() if inspect.isclass(thing) and issubclass(thing, Closed)}
-    bare = []
-    for struct in ast.parse(inspect.getsource(config)).body:
-        if isinstance(struct, ast.ClassDef) and struct.name in named - {"Config"}:
-            for line, following in zip(struct.body, [*struct.body[1:], None], strict=True):
-                if isinstance(line, ast.AnnAssign) and not isinstance(following, ast.Expr):
-                    bare.append(f"{struct.name}.{ast.unparse(line.target)}")
-    assert bare == []
