@@ -8,8 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from inspector.cascade import Cascade
+from inspector.events import Depth
 from inspector.grading import Grading
 from inspector.metrics import Metrics
+from inspector.overload import Overload
 from inspector.pack import Pack
 from inspector.preprocess import Preprocess
 from inspector.records import Batch, Frame, Graded, Verdicts
@@ -59,7 +61,10 @@ class PreprocessStage(Idle):
 class CascadeStage(Idle):
     """Batches -> verdicts; several workers run side by side, each with a stream of its own."""
 
-    def __init__(self, pack: Pack, runtime: Runtime, merge_px: int, metrics: Metrics) -> None:
+    def __init__(
+        self, pack: Pack, runtime: Runtime, merge_px: int, metrics: Metrics, overload: Overload | None = None
+    ) -> None:
+        self._overload = overload
         self._pack = pack
         self._metrics = metrics
         self._runtime = runtime
@@ -71,10 +76,13 @@ class CascadeStage(Idle):
 
     def work(self, batch: Batch | None) -> Iterator[Verdicts]:
         if batch is not None:
-            verdicts = self._cascade.judge(batch)
+            depth = Depth.FULL if self._overload is None else self._overload.take(batch)
+            verdicts = self._cascade.judge(batch, depth)
             passed, segmented = self._cascade.passed, self._cascade.segmented
             self._metrics.cascaded(len(batch.frames), len(batch.tiles), passed, segmented)
             yield verdicts
+        elif self._overload is not None:
+            self._overload.idle()
 
     def finish(self) -> Iterator[Verdicts]:
         yield from ()
