@@ -21,6 +21,7 @@ from enum import IntEnum, StrEnum
 
 from inspector.channel import Statistics
 from inspector.config import Config, OverloadConfig
+from inspector.errors import ConfigError
 from inspector.events import Depth
 from inspector.metrics import Metrics
 from inspector.records import Batch, WhenFull
@@ -262,7 +263,7 @@ class Overload:
             depth = self._ladder.step.depth
         for change in unlogged:
             level = logging.WARNING if change.up else logging.INFO
-            log.log(level, "overload: step %d, %s: %s", change.after, change.after.words, describe(change))
+            log.log(level, "overload: %s: %s", change.after.words, describe(change))
         return depth
 
     def _tell(self, changes: list[Change]) -> None:
@@ -287,6 +288,29 @@ def describe(change: Change) -> str:
             return f"{step}: the queue was full, {seen}"
         case Why.CALM:
             return f"{step}: caught up, {seen}"
+
+
+def check(config: Config) -> str:
+    """A word on the section for `inspector check`.
+
+    Raises:
+        ConfigError: two settings contradict each other.
+    """
+    section = config.overload
+    if section is None or not applies(config):
+        why = "line.when_full is wait" if section is not None else "overload is null"
+        return f"nothing is left out: {why}"
+    limits = Limits.of(section, config.line.deadline_ms)
+    if limits.young_s > limits.too_old_s:
+        raise ConfigError(
+            f"overload.young_ms: frames of {limits.young_s * 1e3:g} ms would be young and, at more than "
+            f"{limits.too_old_s * 1e3:g} ms (too_old_ms), too old. Make it smaller"
+        )
+    if section.wide_batch is not None and section.wide_batch < config.batch.size:
+        raise ConfigError(
+            f"overload.wide_batch: {section.wide_batch} is less than batch.size, {config.batch.size}. Make it larger"
+        )
+    return f"behind at {limits.too_old_s * 1e3:g} ms, caught up at {limits.young_s * 1e3:g} ms"
 
 
 def of(
