@@ -31,13 +31,13 @@ def paced(spec: Spec, folder: Path, rate: float, seconds: float) -> dict[str, An
         tempfile.TemporaryDirectory(dir=folder) as own,
         running(spec, Path(own)) as (line, subscriber),
     ):
-        _await_frames(line)
+        wait_for_frames(line)
         time.sleep(min(2.0, seconds))  # caches and the first commits are warm
         subscriber.ages_s()
         line.publish.tally.ages = Ages()
-        before, first = cpu_by_thread(), _books(line)
+        before, first = cpu_by_thread(), books(line)
         time.sleep(seconds)
-        spent, last = spent_since(before, cpu_by_thread()), _books(line)
+        spent, last = spent_since(before, cpu_by_thread()), books(line)
         frames = max(1, last["inspected"] - first["inspected"])
         ages, heard = line.publish.tally.ages, subscriber.ages_s()
         return {
@@ -53,7 +53,7 @@ def paced(spec: Spec, folder: Path, rate: float, seconds: float) -> dict[str, An
         }
 
 
-def _await_frames(line: Line) -> None:
+def wait_for_frames(line: Line) -> None:
     """The camera paints its strip first."""
     deadline = time.monotonic() + START_S
     while not all(line.ledger.issued().values()):
@@ -62,12 +62,13 @@ def _await_frames(line: Line) -> None:
         time.sleep(0.05)
 
 
-def _books(line: Line) -> dict[str, Any]:
-    books = list(line.ledger.totals().values())
+def books(line: Line) -> dict[str, Any]:
+    """The sums over all cameras."""
+    totals = list(line.ledger.totals().values())
     lost: Counter[str] = Counter()
-    for camera in books:
+    for camera in totals:
         lost.update({str(reason): count for reason, count in camera.lost.items()})
-    return {"issued": sum(b.issued for b in books), "inspected": sum(b.inspected for b in books), "lost": dict(lost)}
+    return {"issued": sum(b.issued for b in totals), "inspected": sum(b.inspected for b in totals), "lost": dict(lost)}
 
 
 def soak(spec: Spec, folder: Path, seconds: float, rate: float) -> list[dict[str, float]]:
@@ -75,13 +76,13 @@ def soak(spec: Spec, folder: Path, seconds: float, rate: float) -> list[dict[str
     spec = replace(spec, line_rate_hz=rate / spec.cameras * spec.height)
     rows = []
     with running(spec, folder) as (line, subscriber):
-        _await_frames(line)
+        wait_for_frames(line)
         start = time.monotonic()
         while (passed := time.monotonic() - start) < seconds:
             time.sleep(min(60.0, seconds - passed))
             subscriber.ages_s()
             minute = (time.monotonic() - start) / 60
-            rows.append({"minute": minute, **memory_mb(), "inspected": _books(line)["inspected"]})
+            rows.append({"minute": minute, **memory_mb(), "inspected": books(line)["inspected"]})
             now, peak, frames = (rows[-1][key] for key in ("now", "peak", "inspected"))
             print(f"minute {minute:5.1f}: {now:.1f} MB (peak {peak:.1f}), {frames:.0f} frames inspected", flush=True)
     return rows

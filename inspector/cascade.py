@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inspector.coarse import add_coarse
+from inspector.events import Depth
 from inspector.pack import Manifest, Pack
 from inspector.records import Batch, Region, Roi, Tile, Verdict, Verdicts
 from inspector.runtimes import Stream
@@ -32,15 +34,16 @@ class Cascade:
         self.segmented: dict[str, int] = {}
         """Class name -> tiles of the last batch that its segmenter was asked."""
 
-    def judge(self, batch: Batch) -> Verdicts:
-        """A verdict for every frame of the batch, in its order.
+    def judge(self, batch: Batch, depth: Depth = Depth.FULL) -> Verdicts:
+        """A verdict for every frame of the batch, in its order. What lies beyond `depth` is not asked: whatever it
+        would have been asked about becomes coarse regions (see coarse.py).
 
         Raises:
             EngineError: a network failed.
         """
         self.passed, self.segmented = 0, {}
         pairs = zip(batch.frames, batch.rois, strict=True)
-        verdicts = [Verdict(frame, roi, 0.0, pack_digest=self._digest) for frame, roi in pairs]
+        verdicts = [Verdict(frame, roi, 0.0, pack_digest=self._digest, depth=depth) for frame, roi in pairs]
         for index, seen in batch.sights.items():
             verdicts[index].sights = seen
         if batch.tiles:
@@ -51,8 +54,11 @@ class Cascade:
                 verdict.gate_score = max(verdict.gate_score, score)
             passed = np.flatnonzero(scores >= self._manifest.gate.threshold).tolist()
             self.passed = len(passed)
-            if passed:
+            if passed and depth is Depth.FULL:
                 self._find(batch, passed, verdicts)
+            elif passed:
+                types = None if depth is Depth.GATE else self._stream.types(passed)
+                add_coarse(batch, passed, scores, types, verdicts, self._manifest)
         return Verdicts(batch.number, verdicts)
 
     def _find(self, batch: Batch, passed: list[int], verdicts: list[Verdict]) -> None:

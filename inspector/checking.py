@@ -14,6 +14,7 @@ from inspector.flatfield import FlatField
 from inspector.history import check as check_history
 from inspector.journal import check as check_journal
 from inspector.monitor import check as check_monitor
+from inspector.overload import check as check_overload
 from inspector.recording import check as check_recording
 
 Row = tuple[str, str, str]
@@ -46,6 +47,7 @@ def check(config: Config) -> list[Row]:
     rows.append(("journal", str(config.journal.path), "synchronous" if config.journal.synchronous else "normal"))
     for index, sink in enumerate(config.sinks):
         rows.append((f"sink {sink.label}", sink.kind, _check_adapter("sinks", sink, f"sinks[{index}]")))
+    rows.append(("overload", "steps" if config.overload else "none", check_overload(config)))
     recorded = check_recording(config)
     if config.recording is not None:
         rows.append(("recording", str(config.recording.path), recorded))

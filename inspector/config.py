@@ -145,6 +145,9 @@ class GradingConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Pieces of one class closer than this are one defect, within a frame and over the seam of two frames."""
     join_frames: FewFrames = 16
     """A defect that spans more frames is cut into several events, each but the last with `continues: true`."""
+    unmeasured_severity: Name = "unmeasured"
+    """The severity of a defect that was not segmented (see `overload`): no rule can judge a size that nobody knows. A
+    word of its own unless it is set to one of the rules'."""
     thumbnails: bool = True
     """Keep a small picture of each defect in the journal."""
 
@@ -227,6 +230,27 @@ class RecordingConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The window consists of pieces of so many seconds."""
 
 
+class OverloadConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is left out, in order, while the line is behind; never with `line.when_full: wait`. See docs/overload.md."""
+
+    too_old_ms: Positive | None = None
+    """The line is behind when frames have waited longer than this since they arrived, milliseconds, before the networks
+    take them, or when half of `line.queue` is full. Left out: twice `line.deadline_ms`."""
+    young_ms: Positive | None = None
+    """It has caught up when they have waited for less than this, milliseconds. Left out: half of `too_old_ms`."""
+    up_after_ms: Positive = 250.0
+    """It goes a step up when it was behind for so long, milliseconds, and did not catch up; in a fifth of that while
+    three quarters of `line.queue` are full."""
+    down_after_s: Positive = 5.0
+    """It goes a step down when it was not behind for so long, seconds. If that proves too early, it waits twice as long
+    before it leaves that step again, and so on."""
+    down_after_most_s: Positive = 120.0
+    """But never longer than this, seconds."""
+    wide_batch: FewFrames | None = None
+    """Step 1: frames that go through the networks together at most. Left out: twice `batch.size`. A GPU gains much by
+    wide batches, a CPU next to nothing."""
+
+
 class LineConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name
     """Name of the line in topics and in the events' source."""
@@ -274,6 +298,8 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Left out: the default address; null: no monitor at all."""
     recording: RecordingConfig | None = None
     """Left out or null: raw frames are not recorded."""
+    overload: OverloadConfig | None = OverloadConfig()
+    """Null: nothing is left out but whole frames."""
 
 
 def load(path: Path) -> Config:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from inspector.coils import Coil, CoilMap
 from inspector.config import GradingConfig, SeverityRule
-from inspector.events import Along, Box, Defect, DefectClass, Gap, Mask, Position, Size
+from inspector.events import NOT_TYPED, NOT_TYPED_NAME, Along, Box, Defect, DefectClass, Gap, Mask, Position, Size
 from inspector.joining import OpenDefect
 from inspector.journal import rfc3339
 from inspector.pack import Pack
@@ -57,13 +57,18 @@ class Drafting:
         """A defect that is complete."""
         frame, box = defect.first, defect.box
         coil, along, length_mm = self._lie(defect, box, geometry)
-        name = self._pack.class_names[defect.class_number]
+        number = defect.class_number
+        name = NOT_TYPED_NAME if number == NOT_TYPED else self._pack.class_names[number]
         size = Size(along=length_mm, across=geometry.width_mm(box.width))
         area_mm2 = geometry.area_mm2(defect.area_px)
         if defect.measured:
             area_mm2 = thousandths(defect.area_px / box.height * length_mm * geometry.pitch_across_mm)
         score = round(defect.score, 4)
-        beside_edge = _distance_to_edge_mm(box, defect.roi, frame.pixels.shape[1], geometry)
+        if defect.coarse:
+            grade = self._config.unmeasured_severity
+        else:
+            beside_edge = _distance_to_edge_mm(box, defect.roi, frame.pixels.shape[1], geometry)
+            grade = severity(self._config, number, area_mm2, size.along, score, beside_edge)
         data = Defect(
             camera=frame.camera,
             frame_sequence=frame.sequence,
@@ -80,16 +85,17 @@ class Drafting:
             bbox_px=box,
             area_px=defect.area_px,
             area_mm2=area_mm2,
-            defect_class=DefectClass(number=defect.class_number, name=name),
+            defect_class=DefectClass(number=number, name=name),
             score=score,
-            severity=severity(self._config, defect.class_number, area_mm2, size.along, score, beside_edge),
+            severity=grade,
             mask=Mask(size=defect.size, rle=defect.run_lengths()),
             continues=defect.continues,
             pack_digest=defect.pack_digest,
             exposed_within_ns=frame.uncertainty_ns,
             camera_ns=frame.camera_ns,
+            segmented=not defect.coarse,
         )
-        topic = f"defect/v1/{self._line}/{frame.camera}/{defect.class_number}/"
+        topic = f"defect/v1/{self._line}/{frame.camera}/{number}/"
         return Draft(topic, frame.exposed_ns, data, defect.thumbnail() if self._config.thumbnails else None)
 
     def _lie(self, defect: OpenDefect, box: Box, geometry: Geometry) -> tuple[Coil, float, float]:

@@ -14,6 +14,20 @@ import msgspec
 
 NO_COIL = "unknown"
 """The name of strip that belongs to no coil, or to one that nobody has named."""
+NOT_TYPED = 0
+"""The class number of a defect that the gate alone has seen: no class of a pack has it."""
+NOT_TYPED_NAME = "unknown"
+
+
+class Depth(StrEnum):
+    """How deep frames were inspected. Closed: it labels metrics, and is a key in coil events."""
+
+    FULL = "full"
+    """By the whole cascade."""
+    TYPES = "types"
+    """By the gate and the types: the segmenters were left out."""
+    GATE = "gate"
+    """By the gate alone."""
 
 
 class Reason(StrEnum):
@@ -76,7 +90,7 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DefectClass(msgspec.Struct, frozen=True, kw_only=True):
-    """A defect class of the pack."""
+    """A defect class of the pack; number 0, `unknown`: the gate fired, and the types were not asked."""
 
     number: int
     name: str
@@ -120,6 +134,9 @@ class Defect(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
     """`exposed_ns` is right within so much either way: how well the camera's clock is known; None: nobody knows."""
     camera_ns: int | None = None
     """The exposure on the camera's own clock, ns since an epoch of its own; None: it has no clock."""
+    segmented: bool = True
+    """False: under overload the segmenters were left out. The defect lies somewhere in its box, its areas are those of
+    the box, the most they can be, and its mask is empty."""
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="gap"):
@@ -135,6 +152,14 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="gap"
     along_mm: Along
 
 
+class Inspected(msgspec.Struct, frozen=True, kw_only=True):
+    """What was inspected, of all cameras together."""
+
+    frames: int
+    mm: float
+    """Length of strip, the cameras' added up."""
+
+
 class CoilEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="coil"):
     """A coil's head or tail end passed the cameras."""
 
@@ -144,6 +169,9 @@ class CoilEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     known_from: int | None = None
     """The plant told of this place late: what was seen before this encoder count was reported under the coil before.
     None: it was told in time."""
+    inspected: dict[Depth, Inspected] | None = None
+    """Of an end whose coil was not inspected in full depth everywhere: what was inspected how deep, as far as it was
+    graded when this was told; None: all in full, but for gaps."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="state"):
@@ -154,7 +182,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="st
     detail: str
     about: str | None = None
     """What the state is about, where a part has several at once: of a camera its `view`, the `motion` of the strip
-    under it, or its `encoder`; None: whether it is up."""
+    under it, its `encoder`, or the `depth` that it is inspected in; of the line the `overload`; None: whether it is
+    up."""
 
 
 class CameraTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +219,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     """Events published before this heartbeat have cursors up to `last`, but while the journal cannot be written."""
     history: str | None = None
     """Address of the history socket as it is bound; None: there is none."""
+    overload_step: int = 0
+    """What is left out because the line is behind: 0 nothing, 1 nothing, but batches are wide, 2 the segmenters, 3 the
+    types too, 4 whole frames too."""
 
 
 Data = Defect | Gap | CoilEvent | State | Heartbeat

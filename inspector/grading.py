@@ -11,12 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 from inspector.coils import Coil, CoilMap
 from inspector.config import GradingConfig
+from inspector.depths import Depths
 from inspector.drafting import Drafting
-from inspector.events import CoilEvent, Reason, State
+from inspector.events import CoilEvent, Depth, Reason, State
 from inspector.joining import Joining, OpenDefect
 from inspector.journal import Resumed
 from inspector.ledger import Ledger
@@ -27,6 +29,8 @@ from inspector.travel import Motion, Span, Step, Travel, remeasure
 
 REVERSED_MM = 50_000.0
 """A strip that was reversed farther than this is taken for one whose encoder counts anew."""
+DEPTH_WORDS = {Depth.FULL: "inspected in full", Depth.TYPES: "not segmented", Depth.GATE: "not typed"}
+"""What the strip under a camera is, from a frame on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -44,8 +48,10 @@ class _Track:
     coil: str | None = None
     told: bool = False
     """All that the newest frame shows is in events, also what the next frame shows again."""
-    unsettled: list[tuple[int, int, int, float, int]] = field(default_factory=list)
-    """(sequence, end count, birth, mm, width in px) of inspected frames that wait for an open defect."""
+    depth: Depth = Depth.FULL
+    """That the newest frame was inspected in."""
+    unsettled: list[tuple[int, int, int, float, int, Depth]] = field(default_factory=list)
+    """(sequence, end count, birth, mm, width in px, depth) of inspected frames that wait for an open defect."""
     waiting: Verdict | None = None
     """The newest frame, while only the next one can say how much strip it shows."""
     untold: list[Draft] = field(default_factory=list)
@@ -80,6 +86,7 @@ class Grading:
             for name, geometry in geometries.items()
         }
         self._coil: Coil | None = None
+        self._depths = Depths()
         self._first_count: int | None = None
         self._last_count = 0
         self._last_ns = 0
@@ -179,6 +186,10 @@ class Grading:
         if lost:
             self._book_before(frame, span, track, graded)
         length_mm = self._move(frame, span, lost, track, graded)
+        if verdict.depth is not track.depth:
+            track.depth = verdict.depth
+            here = f"from {self._place(span.begin, track)}"
+            self._say(frame.camera, DEPTH_WORDS[verdict.depth], here, graded, "depth")
         for state, detail in verdict.sights:
             self._say(frame.camera, state, detail, graded, "view")
         self._meet_coil(span, track, graded)
@@ -192,7 +203,8 @@ class Grading:
         if frame.source is not None:
             graded.shown.append(self._show(frame.source, span, track.geometry))
         end = span.end if track.travel.motion is Motion.FORWARD else track.travel.furthest
-        track.unsettled.append((frame.sequence, end, self._birth(frame), length_mm, track.width))
+        self._depths.count(self._coils.at(span.begin), verdict.depth, length_mm)
+        track.unsettled.append((frame.sequence, end, self._birth(frame), length_mm, track.width, verdict.depth))
 
     @staticmethod
     def _shared(frame: Frame, track: _Track) -> int:
@@ -385,7 +397,8 @@ class Grading:
     def _coil_event(
         self, coil: Coil, phase: Literal["start", "end"], count: int, known_from: int | None, graded: Graded
     ) -> None:
-        event = CoilEvent(coil=coil.name, phase=phase, encoder_count=count, known_from=known_from)
+        inspected = self._depths.take(coil) if phase == "end" else None
+        event = CoilEvent(coil=coil.name, phase=phase, encoder_count=count, known_from=known_from, inspected=inspected)
         graded.drafts.append(Draft(f"coil/v1/{self._line}/", self._last_ns, event))
 
     def _emit(self, done: list[OpenDefect], track: _Track, graded: Graded) -> None:
@@ -408,7 +421,10 @@ class Grading:
             return
         self._tell(track, graded)
         track.unsettled = track.unsettled[len(ready) :]
-        length_mm, width = sum(entry[3] for entry in ready), max(entry[4] for entry in ready)
-        graded.settled.append(Settled(camera, ready[0][0], ready[-1][0], None, ready[-1][1], length_mm, width))
+        for depth, group in groupby(ready, key=lambda entry: entry[5]):
+            alike = list(group)
+            length_mm, width = sum(entry[3] for entry in alike), max(entry[4] for entry in alike)
+            last = alike[-1]
+            graded.settled.append(Settled(camera, alike[0][0], last[0], None, last[1], length_mm, width, depth))
         graded.born += [(camera, entry[2]) for entry in ready]
         self._ledger.inspect(camera, len(ready))

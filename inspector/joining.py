@@ -64,6 +64,8 @@ class OpenDefect:
     """It is the rest of a defect that was cut, so it counts however small it is."""
     continues: bool = False
     """It was cut here."""
+    coarse: bool = False
+    """It was not segmented. One that was and one that was not are never joined, though they may be one defect."""
     doubled: bool = False
     """Two of its parts may have the same pixels, in lines that two frames share."""
 
@@ -112,7 +114,9 @@ class OpenDefect:
         return seen[0].encoder_count + (row - seen[0].offset) * rate
 
     def run_lengths(self) -> str:
-        """Its mask over `size`."""
+        """Its mask over `size`; empty when nobody knows it."""
+        if self.coarse:
+            return ""
         return encode_box(self._mask, self.box.x, self.box.y, self.size[0])
 
     @property
@@ -202,8 +206,9 @@ class Joining:
         before = []
         for defect in self.open:
             defect.rows -= shared
-            before += [(defect, part) for part in defect.parts if part.y + part.height > defect.rows]
-        after = [region for region in regions if region.y < shared]
+            if not defect.coarse:  # a mask that nobody knows disagrees with none
+                before += [(defect, part) for part in defect.parts if part.y + part.height > defect.rows]
+        after = [region for region in regions if region.y < shared and not region.coarse]
         laid = [replace(part, y=part.y - defect.rows) for defect, part in before]
         old, new = agree(laid, after, shared)
         for index in old:
@@ -221,7 +226,14 @@ class Joining:
         reach = self._merge_px + 1 + self._overlap
         for defect in self.open:
             if len(defect.seen) >= self._join_frames and defect.large_enough:
-                heir = OpenDefect(defect.class_number, frame, verdict.roi, verdict.pack_digest, goes_on=True)
+                heir = OpenDefect(
+                    defect.class_number,
+                    frame,
+                    verdict.roi,
+                    verdict.pack_digest,
+                    goes_on=True,
+                    coarse=defect.coarse,
+                )
                 heir.seen.append(Seen.of(frame, 0))
                 # Only what the next regions may touch: a scratch can be as long as the coil.
                 past = (replace(part, y=part.y - defect.rows) for part in chain(defect.parts, defect.before))
@@ -231,7 +243,7 @@ class Joining:
 
     def _touch(self, defect: OpenDefect, region: Region) -> bool:
         """Whether a region of the present frame is as close to an open defect as pieces of one defect are."""
-        if defect.class_number != region.class_number:
+        if (defect.class_number, defect.coarse) != (region.class_number, region.coarse):
             return False
         reach = self._merge_px + 1  # blank rows or columns between them, and one
         laid = replace(region, y=region.y + defect.rows)
@@ -240,7 +252,7 @@ class Joining:
     def _join(self, touched: list[OpenDefect], region: Region, verdict: Verdict) -> OpenDefect:
         frame = verdict.frame
         if not touched:
-            touched = [OpenDefect(region.class_number, frame, verdict.roi, verdict.pack_digest)]
+            touched = [OpenDefect(region.class_number, frame, verdict.roi, verdict.pack_digest, coarse=region.coarse)]
         oldest = min(touched, key=lambda o: o.first.sequence)
         for other in touched:
             if other is not oldest:

@@ -27,7 +27,7 @@ from prometheus_client import (
 )
 
 from inspector import __version__
-from inspector.events import Reason
+from inspector.events import Depth, Reason
 
 PREFIX = "inspector"
 
@@ -77,6 +77,22 @@ class Outcome(StrEnum):
     """It was not understood, or asked for what cannot be."""
     FAILED = "failed"
     """The daemon could not, through no fault of the request."""
+
+
+class Direction(StrEnum):
+    """Of a step of the overload ladder. Closed: it labels a metric."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+STEP_REASONS: Mapping[str, Direction] = {
+    "age": Direction.UP,
+    "queue": Direction.UP,
+    "dropped": Direction.UP,
+    "calm": Direction.DOWN,
+}
+"""Why a step of the overload ladder is taken; `overload.Why` says what each means."""
 
 
 class QueueStatistics(Protocol):
@@ -137,6 +153,29 @@ class Metrics:
             "coverage_ratio", "Inspected of all frames settled in this run; NaN before the first.", "camera"
         )
         self.strip_inspected = counter("strip_inspected_metres_total", "Length of strip inspected.", "camera")
+
+        # ---- overload: the frames and metres of each depth add up to those inspected
+        self.frames_depth = counter(
+            "frames_depth_total",
+            "Frames inspected in full, or, as the line was behind, by gate and types or by the gate alone.",
+            "camera",
+            "depth",
+        )
+        self.strip_depth = counter(
+            "strip_depth_metres_total", "Length of strip inspected in each depth.", "camera", "depth"
+        )
+        self.overload_step = gauge(
+            "overload_step",
+            "0: nothing is left out, 1: wide batches, 2: no segmenters, 3: no types, 4: frames are dropped; NaN where "
+            "nothing may be left out.",
+        )
+        self.overload_step.set(nan)
+        self.overload_steps = counter(
+            "overload_steps_total",
+            "Steps that were taken because the line was behind, or no longer.",
+            "direction",
+            "reason",
+        )
 
         # ---- cameras
         self.camera_up = gauge("camera_up", "1 while the camera is open and delivers, else 0.", "camera")
@@ -259,6 +298,8 @@ class Metrics:
             self.camera(name)
         for reason in Reason:
             self.gaps.labels(reason)
+        for why, direction in STEP_REASONS.items():
+            self.overload_steps.labels(direction, why)
 
     def for_sinks(self, labels: Iterable[str]) -> None:
         """Series of these sinks exist from now on, at 0."""
@@ -271,6 +312,11 @@ class Metrics:
             self.tiles_segmented.labels(name)
             for severity in severities:
                 self.defects.labels(name, severity)
+
+    def for_unmeasured(self, class_names: Iterable[str], severity: str) -> None:
+        """Series of defects that are not segmented exist from now on, at 0."""
+        for name in class_names:
+            self.defects.labels(name, severity)
 
     def engines(self, digests: Mapping[str, str], runtime: str, precisions: Mapping[str, str]) -> None:
         """The networks in use: name -> SHA-256, and name -> precision. Those named before are gone."""
@@ -342,6 +388,11 @@ class Metrics:
         for name, count in segmented.items():
             self.tiles_segmented.labels(name).inc(count)
 
+    def overload_stepped(self, step: int, *, up: bool, why: str) -> None:
+        """Book a step of the overload ladder; `why` is one of STEP_REASONS."""
+        self.overload_step.set(step)
+        self.overload_steps.labels(Direction.UP if up else Direction.DOWN, why).inc()
+
     # ---------------------------------------------------------------- making the table
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
@@ -374,6 +425,10 @@ class CameraMetrics:
         self.age = metrics.frame_age.labels(name)
         self.deadline_missed = metrics.deadline_missed.labels(name)
         self.strip_metres = metrics.strip_inspected.labels(name)
+        self._depths = {
+            depth: (metrics.frames_depth.labels(name, depth), metrics.strip_depth.labels(name, depth))
+            for depth in Depth
+        }
         self.up = metrics.camera_up.labels(name)
         self.reopens = metrics.camera_reopens.labels(name)
         self.packets_lost = metrics.camera_packets_lost.labels(name)
@@ -391,6 +446,14 @@ class CameraMetrics:
         if series is None:
             series = self._lost[key] = self._lost_series(*key)
         series.inc(count)
+
+    def saw(self, frames: int, metres: float, depth: Depth) -> None:
+        """Book frames whose verdict is final, and the strip that they show."""
+        self.inspected.inc(frames)
+        self.strip_metres.inc(metres)
+        of_depth, metres_of_depth = self._depths[depth]
+        of_depth.inc(frames)
+        metres_of_depth.inc(metres)
 
     def clock_within(self, seconds: float) -> None:
         """Show how well the camera's clock is known."""

@@ -19,6 +19,7 @@ import yaml
 
 from inspector.config import Fraction
 from inspector.errors import PackError
+from inspector.events import NOT_TYPED
 
 FORMAT = 1
 MANIFEST = "manifest.yaml"
@@ -171,6 +172,8 @@ def _check_sense(path: Path, manifest: Manifest) -> None:
     numbers = {entry.number for entry in manifest.classes}
     if len(numbers) != len(manifest.classes) or not numbers:
         raise PackError(f"{path}: classes must be named once each, and there must be one at least")
+    if min(numbers) <= NOT_TYPED:
+        raise PackError(f"{path}: classes: number classes from {NOT_TYPED + 1}; events say {NOT_TYPED} for no class")
     if len({entry.name for entry in manifest.classes}) != len(numbers):
         raise PackError(f"{path}: classes: two classes have one name; give each its own, it tells them apart in events")
     for key, named in (

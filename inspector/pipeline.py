@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 import cv2
 
-from inspector import adapters, pack
+from inspector import adapters, overload, pack
 from inspector.cameras import Camera
 from inspector.capture import Capture
 from inspector.channel import Channel
@@ -28,7 +28,7 @@ from inspector.config import load as config_of
 from inspector.control import Control, StateAnswer
 from inspector.engines import Duty, Engines
 from inspector.errors import ConfigError, JournalError
-from inspector.events import Event, Reason
+from inspector.events import NOT_TYPED_NAME, Event, Reason
 from inspector.grading import Grading
 from inspector.history import History
 from inspector.journal import Journal, Telegram
@@ -36,6 +36,7 @@ from inspector.ledger import Ledger
 from inspector.metrics import Metrics, StageMetrics
 from inspector.monitor import Health, Monitor
 from inspector.overlap import Overlap
+from inspector.overload import Overload
 from inspector.pack import Pack
 from inspector.plant import Plant, restore
 from inspector.pool import Pool
@@ -139,6 +140,8 @@ def build(config: Config) -> Line:
         )
         recording = line.recording = _recording(line)
         grading.down = lambda: dict(publish.down)
+        line.overload = overload.of(config, metrics, publish.say, frames.statistics, preprocess.resize)
+        publish.overload_step = line.overload_step
         captures = line.captures = [
             Capture(
                 c.name,
@@ -215,6 +218,7 @@ class Line:
     looks: list[Callable[[Graded], None]] = field(default_factory=list)
     """Each sees what was graded before the journal does, and may change it."""
     recording: Recording | None = None
+    overload: Overload | None = None
     monitor: Monitor | None = None
     history: History | None = None
     control: Control | None = None
@@ -291,6 +295,10 @@ class Line:
     def failed(self) -> bool:
         return self.crew.failure is not None
 
+    def overload_step(self) -> int:
+        """What is left out now because the line is behind, 0: nothing; see overload.py."""
+        return 0 if self.overload is None else self.overload.step
+
     def state(self) -> tuple[str, str]:
         """(state, coil) for the heartbeat."""
         health = self.health()
@@ -345,7 +353,8 @@ class Line:
     def _status(self) -> str:
         totals = self.ledger.totals().values()
         inspected, lost = sum(t.inspected for t in totals), sum(sum(t.lost.values()) for t in totals)
-        return f"{inspected:,} frames inspected, {lost:,} lost, coil {self.coils.now().name}"
+        behind = f"; overload: {self.overload.step.words}" if self.overload is not None and self.overload.step else ""
+        return f"{inspected:,} frames inspected, {lost:,} lost, coil {self.coils.now().name}{behind}"
 
     # ------------------------------------------------------------ what the stages call
 
@@ -359,6 +368,8 @@ class Line:
         """The line is behind and the oldest waiting frame goes."""
         frame.release()
         self.ledger.lose(Loss(frame.camera, frame.sequence, 1, Reason.OVERLOAD, "the line was behind"))
+        if self.overload is not None:
+            self.overload.dropped(frame.monotonic_ns)
         for capture in self.captures:
             if capture.name == frame.camera:
                 capture.dropped()  # no log line here: the channel is locked
@@ -384,8 +395,9 @@ def _sizes(config: Config, workers: int) -> _Sizes:
     """A pool that is never short before the channels are full: what waits, what is in work, one for each camera."""
     verdicts = 2 * workers
     batches_in_flight = 1 + workers + workers + 2 * verdicts + 1
-    pool = config.line.queue + batches_in_flight * config.batch.size + 2 * len(config.cameras)
-    waiting = (GRADED + COMMIT_ITEMS + 2) * config.batch.size + (config.grading.join_frames + 1) * len(config.cameras)
+    size = overload.widest(config)
+    pool = config.line.queue + batches_in_flight * size + 2 * len(config.cameras)
+    waiting = (GRADED + COMMIT_ITEMS + 2) * size + (config.grading.join_frames + 1) * len(config.cameras)
     return _Sizes(verdicts, GRADED, pool, in_flight=pool + waiting)
 
 
@@ -452,7 +464,7 @@ def _newest(captures: Sequence[Capture]) -> int | None:
 
 
 def _cascade(line: Line) -> CascadeStage:
-    return CascadeStage(line.duty, line.config.grading.merge_px, line.metrics)
+    return CascadeStage(line.duty, line.config.grading.merge_px, line.metrics, overload=line.overload)
 
 
 def _deliver(line: Line, label: str, index: int, waiting: Callable[[int], Sequence[Event]]) -> Deliver:
@@ -489,6 +501,9 @@ def _show(line: Line, pool: Pool, channels: dict[str, Channel[Any]]) -> None:
     rules = [rule.severity for rule in line.config.grading.severity]
     severities = list(dict.fromkeys([*rules, line.config.grading.default_severity]))
     metrics.for_defects(line.pack.class_names.values(), severities)
+    if line.overload is not None:
+        names = [*line.pack.class_names.values(), NOT_TYPED_NAME]
+        metrics.for_unmeasured(names, line.config.grading.unmeasured_severity)
     digests = {name: digest for name, (_, digest) in line.pack.networks().items()}
     metrics.engines(digests, line.runtime.name, line.runtime.precisions)
     for name, channel in channels.items():

@@ -156,6 +156,10 @@ class Preprocess:
         waiting.frames.append(frame)
         return self.flush() if len(waiting.frames) >= self._size else None
 
+    def resize(self, size: int) -> None:
+        """From now on a batch is full with so many frames. From any thread."""
+        self._size = size
+
     def due_in_s(self, now_ns: int) -> float | None:
         """Seconds until the batch must leave, 0 if it is overdue, None if no frame waits.
 

@@ -92,6 +92,8 @@ class Publish:
         self._retention = retention
         self.history: str | None = None
         """Address of the history socket, for the heartbeats."""
+        self.overload_step: Callable[[], int] = lambda: 0
+        """What is left out now, for the heartbeats."""
         self.tally = Tally()
         self.down: dict[str, str] = {}
         """Parts whose last state was `down`, and why."""
@@ -106,15 +108,14 @@ class Publish:
         """The last commit succeeded."""
         return self._healthy
 
-    def say(self, part: str, state: str, detail: str) -> None:
-        """A part of the line changed its state; from any thread, published with the next batch."""
-        if state == "down":
+    def say(self, part: str, state: str, detail: str, about: str | None = None) -> None:
+        """A part of the line changed its state; from any thread, published with the next batch. Never waits."""
+        if about is None and state == "down":
             self.down[part] = detail
-        else:
+        elif about is None:
             self.down.pop(part, None)
-        self._states.append(
-            Draft(f"state/v1/{self._line}/", time.time_ns(), State(part=part, state=state, detail=detail))
-        )
+        told = State(part=part, state=state, detail=detail, about=about)
+        self._states.append(Draft(f"state/v1/{self._line}/", time.time_ns(), told))
 
     def tell(self, telegram: Telegram) -> threading.Event:
         """Keep a telegram; what is returned is set when it is durable. From any thread."""
@@ -265,8 +266,7 @@ class Publish:
             for settled in item.settled:
                 books, count = self._metrics.camera(settled.camera), settled.last - settled.first + 1
                 if settled.reason is None:
-                    books.inspected.inc(count)
-                    books.strip_metres.inc(settled.length_mm / 1000)
+                    books.saw(count, settled.length_mm / 1000, settled.depth)
                 else:
                     books.lost(settled.reason, count)
             self._metrics.ages(item.born, now)
@@ -288,6 +288,7 @@ class Publish:
             undelivered=self.undelivered,
             journal=self._journal.mark(),
             history=self.history,
+            overload_step=self.overload_step(),
         )
         beat = self._journal.identify(Draft(f"heartbeat/v1/{self._line}/", time.time_ns(), data))
         self._send([beat])

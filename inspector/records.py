@@ -12,7 +12,7 @@ from enum import StrEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from inspector.events import Data, Reason
+from inspector.events import Data, Depth, Reason
 
 Pixels = NDArray[np.uint8]
 """Grey pixels, uint8, [height along the strip, width across the strip]."""
@@ -136,7 +136,8 @@ class Region:
     """One connected component of one class in one frame.
 
     `mask` is bool [height, width] of the box; box coordinates are frame pixels, `score` is 0..1. A region with less
-    than `needed_px` is only kept while it may go on in a neighbouring frame.
+    than `needed_px` is only kept while it may go on in a neighbouring frame. A `coarse` one was not segmented: the
+    defect lies somewhere in it, and its mask is all of it.
     """
 
     class_number: int
@@ -146,6 +147,7 @@ class Region:
     area_px: int
     score: float
     needed_px: int = 0
+    coarse: bool = False
 
     @property
     def width(self) -> int:
@@ -158,7 +160,8 @@ class Region:
 
 @dataclass(slots=True)
 class Verdict:
-    """What the cascade says of one frame; clean frames have one too."""
+    """What the cascade says of one frame; clean frames have one too. `depth`: how much of the cascade was there for
+    it, whether it came to that or not."""
 
     frame: Frame
     roi: Roi
@@ -167,6 +170,7 @@ class Verdict:
     sights: list[Sight] = field(default_factory=list)
     pack_digest: str = ""
     """Of the pack that judged it."""
+    depth: Depth = Depth.FULL
 
 
 @dataclass(slots=True)
@@ -194,6 +198,8 @@ class Settled:
     """Strip that these frames show, for inspected ones."""
     width_px: int = 0
     """Width of the widest of them."""
+    depth: Depth = Depth.FULL
+    """How deep they were inspected, all alike."""
 
 
 @dataclass(slots=True)

@@ -10,8 +10,10 @@ from typing import Self
 from inspector.cascade import Cascade
 from inspector.engines import Duty, Turn
 from inspector.errors import EngineError
+from inspector.events import Depth
 from inspector.grading import Grading
 from inspector.metrics import Metrics
+from inspector.overload import Overload
 from inspector.preprocess import Preprocess
 from inspector.records import Batch, Frame, Graded, Verdicts
 
@@ -67,9 +69,11 @@ class CascadeStage(Idle):
         merge_px: int,
         metrics: Metrics,
         tap: Callable[[Batch, Verdicts], None] = lambda batch, verdicts: None,
+        overload: Overload | None = None,
     ) -> None:
         """`tap` sees each batch and its verdicts before they are handed on; it must neither wait nor fail."""
         self._duty = duty
+        self._overload = overload
         self._metrics = metrics
         self._merge_px = merge_px
         self._tap = tap
@@ -90,24 +94,38 @@ class CascadeStage(Idle):
         return LOOK_S
 
     def work(self, batch: Batch | None) -> Iterator[Verdicts]:
-        verdicts = self._judge(batch)
-        if batch is not None and verdicts is not None:
-            passed, segmented = self._cascade.passed, self._cascade.segmented
-            self._metrics.cascaded(len(batch.frames), len(batch.tiles), passed, segmented)
-            self._tap(batch, verdicts)
-            yield verdicts
+        if batch is None:
+            self._ready(None)
+            if self._overload is not None:
+                self._overload.idle()
+            return
+        depth = Depth.FULL if self._overload is None else self._overload.take(batch)
+        verdicts = self._judge(batch, depth)
+        passed, segmented = self._cascade.passed, self._cascade.segmented
+        self._metrics.cascaded(len(batch.frames), len(batch.tiles), passed, segmented)
+        self._tap(batch, verdicts)
+        yield verdicts
 
-    def _judge(self, batch: Batch | None) -> Verdicts | None:
+    def _judge(self, batch: Batch, depth: Depth) -> Verdicts:
         """By the engines whose turn it is, or where they fail on trial by those before them: no frame is lost."""
+        self._ready(batch.number)
         try:
-            self._use(self._duty.take(self._turn, None if batch is None else batch.number))
-            return None if batch is None else self._cascade.judge(batch)
+            return self._cascade.judge(batch, depth)
         except EngineError as error:
-            before = None if self._turn is None else self._duty.fall_back(self._turn, error)
-            if before is None:
-                raise
-            self._use(before)
-            return None if batch is None else self._cascade.judge(batch)
+            self._fall_back(error)
+            return self._cascade.judge(batch, depth)
+
+    def _ready(self, number: int | None) -> None:
+        try:
+            self._use(self._duty.take(self._turn, number))
+        except EngineError as error:
+            self._fall_back(error)
+
+    def _fall_back(self, error: EngineError) -> None:
+        before = None if self._turn is None else self._duty.fall_back(self._turn, error)
+        if before is None:
+            raise error
+        self._use(before)
 
     def _use(self, turn: Turn) -> None:
         engines = None if self._turn is None else self._turn.engines

@@ -7,6 +7,7 @@ import threading
 from array import array
 from dataclasses import dataclass, field
 
+from inspector.events import Depth
 from inspector.records import Graded, Shown
 
 LIMIT = 65_536
@@ -47,6 +48,8 @@ class Tally:
     ages: Ages = field(default_factory=Ages)
     inspected_mm: dict[str, float] = field(default_factory=dict)
     """Camera -> strip that it inspected."""
+    depths: dict[Depth, tuple[int, float]] = field(default_factory=dict)
+    """Depth -> (frames inspected in it, millimetres of strip, the cameras' added up)."""
     width_px: dict[str, int] = field(default_factory=dict)
     """Camera -> width of its widest frame."""
     shown: list[Shown] = field(default_factory=list)
@@ -57,6 +60,9 @@ class Tally:
             camera = settled.camera
             self.inspected_mm[camera] = self.inspected_mm.get(camera, 0.0) + settled.length_mm
             self.width_px[camera] = max(self.width_px.get(camera, 0), settled.width_px)
+            if settled.reason is None:
+                frames, mm = self.depths.get(settled.depth, (0, 0.0))
+                self.depths[settled.depth] = frames + settled.last - settled.first + 1, mm + settled.length_mm
         for _, born_ns in graded.born:
             self.ages.add((now_ns - born_ns) * 1e-9)
         self.shown += graded.shown[: LIMIT - len(self.shown)]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from inspector.events import CoilEvent, Defect, Event, Gap, Heartbeat, State
+from inspector.events import NOT_TYPED, CoilEvent, Defect, Event, Gap, Heartbeat, State
+
+GOOD = {"ok", "up", "running", "sees strip", "sees well", "keeping up", "inspected in full"}
+"""States in which nothing is wrong."""
 
 
 def describe(event: Event) -> tuple[str, str]:
@@ -17,8 +20,11 @@ def describe(event: Event) -> tuple[str, str]:
             text, style = _gap(data)
         case CoilEvent() as data:
             text, style = f"---- coil {data.coil} {data.phase} at encoder count {data.encoder_count} ----", "bold cyan"
+            if data.inspected is not None:
+                depths = (f"{each.mm / 1000:.1f} m {depth}" for depth, each in data.inspected.items())
+                text += " not all in full: " + ", ".join(depths)
         case State() as data:
-            style = "green" if data.state in {"ok", "up", "running", "sees strip", "sees well"} else "bold yellow"
+            style = "green" if data.state in GOOD else "bold yellow"
             text = f"state: {data.part} is {data.state}" + (f": {data.detail}" if data.detail else "")
         case Heartbeat() as data:
             text, style = _heartbeat(data), "dim"
@@ -29,6 +35,8 @@ def _defect(data: Defect) -> tuple[str, str]:
     where = f"{data.position_mm.along / 1000:10.3f} m  across {data.position_mm.across:6.0f} mm"
     what = f"{data.defect_class.number} {data.defect_class.name:<14} {data.severity.upper():<9}"
     size = f"{data.size_mm.along:.1f} x {data.size_mm.across:.1f} mm"
+    if not data.segmented:
+        size = f"within {size}, not segmented" + (", not typed" if data.defect_class.number == NOT_TYPED else "")
     style = {"critical": "bold red", "major": "yellow"}.get(data.severity, "")
     return f"{data.camera:<10} coil {data.coil:<10} {where}  {what} size {size:<18} score {data.score:.2f}", style
 
@@ -46,7 +54,8 @@ def _gap(data: Gap) -> tuple[str, str]:
 def _heartbeat(data: Heartbeat) -> str:
     cameras = [f"{name} {c.inspected} inspected {sum(c.lost.values())} lost" for name, c in data.cameras.items()]
     missed = [f"{count} undelivered by {sink}" for sink, count in data.undelivered.items() if count]
-    return f"heartbeat: {data.state}, coil {data.coil}; " + "; ".join([*cameras, *missed])
+    behind = [f"overload step {data.overload_step}"] if data.overload_step else []
+    return f"heartbeat: {data.state}, coil {data.coil}; " + "; ".join([*behind, *cameras, *missed])
 
 
 def safe(text: str) -> str:

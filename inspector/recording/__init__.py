@@ -39,7 +39,8 @@ def check(config: Config) -> str:
     section = config.recording
     if section is None:
         return "none"
-    known = {rule.severity for rule in config.grading.severity} | {config.grading.default_severity}
+    grading = config.grading
+    known = {rule.severity for rule in grading.severity} | {grading.default_severity, grading.unmeasured_severity}
     unknown = sorted(set(section.severities) - known)
     if unknown:
         raise ConfigError(

@@ -45,6 +45,8 @@ REFINED: dict[str, dict[str, dict[str, Any]]] = {
         "score": {"minimum": 0, "maximum": 1},
     },
     "Gap": {"frame_sequence": {"minimum": 0}, "frames": {"minimum": 1}},
+    "Heartbeat": {"overload_step": {"minimum": 0, "maximum": 4}},
+    "Inspected": {"frames": {"minimum": 0}, "mm": {"minimum": 0}},
     "Mask": {"rle": {"pattern": "^([1-9][0-9]* [1-9][0-9]*( [1-9][0-9]* [1-9][0-9]*)*)?$"}},
 }
 """What holds beyond the types: struct -> property -> keywords."""

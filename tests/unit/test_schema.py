@@ -21,9 +21,11 @@ from inspector.events import (
     Data,
     Defect,
     DefectClass,
+    Depth,
     Event,
     Gap,
     Heartbeat,
+    Inspected,
     JournalMark,
     Mask,
     Position,
@@ -60,6 +62,7 @@ DATA: dict[str, tuple[str, Data]] = {
             pack_digest="sha256:4b227777d4dd1fc61c6f884f48641d02b4d121d3fd328cb08b5531fcacdabf8a",
             exposed_within_ns=12_000,
             camera_ns=81_204_000_000_000,
+            segmented=True,
         ),
     ),
     "gap": (
@@ -75,7 +78,16 @@ DATA: dict[str, tuple[str, Data]] = {
             along_mm=Along(start=1_040_128.0, end=1_040_512.0),
         ),
     ),
-    "coil": ("coil/v1/pickling-1/", CoilEvent(coil="4712-A", phase="start", encoder_count=-12, known_from=40)),
+    "coil": (
+        "coil/v1/pickling-1/",
+        CoilEvent(
+            coil="4712-A",
+            phase="end",
+            encoder_count=-12,
+            known_from=40,
+            inspected={Depth.FULL: Inspected(frames=9, mm=1152.0), Depth.GATE: Inspected(frames=1, mm=128.5)},
+        ),
+    ),
     "state": ("state/v1/pickling-1/", State(part="top-left", state="dark", detail='lamp "2"', about="view")),
     "heartbeat": (
         "heartbeat/v1/pickling-1/",
@@ -87,6 +99,7 @@ DATA: dict[str, tuple[str, Data]] = {
             undelivered={"zeromq": 0},
             journal=JournalMark(id="0f3c6f0a4d5b4c0e9f0d1a2b3c4d5e6f", last=81_377, retired=12),
             history="tcp://127.0.0.1:5571",
+            overload_step=3,
         ),
     ),
 }
@@ -138,7 +151,10 @@ def test_there_is_an_example_of_every_kind() -> None:
     assert {path.stem for path in GOLDEN.glob("*.json")} == set(DATA)
 
 
-LATER = {"known_from", "journal", "history", "exposed_within_ns", "camera_ns", "about"}
+LATER = {
+    *("known_from", "journal", "history", "exposed_within_ns", "camera_ns", "about"),
+    *("segmented", "inspected", "overload_step"),
+}
 """Fields that events of the first version lack."""
 
 
