@@ -181,6 +181,8 @@ class Grading:
         length_mm = self._move(frame, span, lost, track, graded)
         for state, detail in verdict.sights:
             self._say(frame.camera, state, detail, graded, "view")
+        for state, detail in verdict.drifts:
+            self._say(frame.camera, state, detail, graded, "drift")
         self._meet_coil(span, track, graded)
         if verdict.regions or track.joining.open:
             told = track.told and span.lines < frame.pixels.shape[0]

@@ -165,6 +165,8 @@ class Verdict:
     gate_score: float
     regions: list[Region] = field(default_factory=list)
     sights: list[Sight] = field(default_factory=list)
+    drifts: list[Sight] = field(default_factory=list)
+    """The same of how far its camera's frames are from what they were."""
 
 
 @dataclass(slots=True)

@@ -18,7 +18,11 @@ def describe(event: Event) -> tuple[str, str]:
         case CoilEvent() as data:
             text, style = f"---- coil {data.coil} {data.phase} at encoder count {data.encoder_count} ----", "bold cyan"
         case State() as data:
-            style = "green" if data.state in {"ok", "up", "running", "sees strip", "sees well"} else "bold yellow"
+            style = (
+                "green"
+                if data.state in {"ok", "up", "running", "sees strip", "sees well", "as usual"}
+                else "bold yellow"
+            )
             text = f"state: {data.part} is {data.state}" + (f": {data.detail}" if data.detail else "")
         case Heartbeat() as data:
             text, style = _heartbeat(data), "dim"

@@ -465,7 +465,8 @@ def test_check_shows_the_line_and_opens_nothing(tmp_path: Path, good: dict[str, 
     assert tree(tmp_path) == before
     parts = [row[0] for row in rows]
     assert parts == [
-        *("line", "pack", "runtime", "camera a", "camera b", "journal", "sink jsonl", "sink zeromq", "monitor")
+        *("line", "pack", "runtime", "camera a", "camera b", "journal", "sink jsonl", "sink zeromq"),
+        *("drift", "monitor"),
     ]
     text = "\n".join("|".join(row) for row in rows)
     for word in ("bands", "1 class1", "flat-field", "synthetic", "C1", "journal.db", "/metrics"):
