@@ -40,7 +40,7 @@ DULL = 0.35
 """A column whose deviation along the strip is below this share of its neighbours' hardly varies."""
 SIGMAS = 5.0
 """A column is off its neighbours only if it is so many deviations off: a ribbed strip has many lines."""
-SAMPLED_ROWS = 16
+SAMPLED_ROWS = 8
 """Rows of a frame whose mean is its brightness."""
 
 Profile = NDArray[np.float64]
@@ -229,7 +229,7 @@ def _places(height: int, number: int) -> NDArray[np.intp]:
 
 
 def brightness(pixels: Pixels, roi: Roi) -> float:
-    """Mean grey of one frame's strip, 0..1 of full scale, as `Figures.brightness` is that of a window; 3 us at 1600 px.
+    """Mean grey of one frame's strip, 0..1 of full scale, as `Figures.brightness` is that of a window; 2 us at 1600 px.
 
     `pixels` is uint8 [H, W]; the strip must have a column at least.
     """
