@@ -1,6 +1,6 @@
 """From own frames to a pack, and from a pack to GPU plans:
 
-python -m build_engines train|crossvalidate|measure|evaluate|export|quantize|synthesize|build
+python -m build_engines train|crossvalidate|measure|evaluate|export|reference|quantize|synthesize|build
 """
 
 from __future__ import annotations
@@ -124,6 +124,19 @@ def evaluate(arguments: argparse.Namespace) -> None:
         page.write(arguments.report, pack, found, records, samples)
 
 
+def reference(arguments: argparse.Namespace) -> None:
+    from build_engines import datasets, splits
+    from build_engines import reference as references
+    from inspector import pack as packs
+
+    samples, made_on = datasets.read(arguments.data), f"{arguments.data.resolve().name}, all frames"
+    if arguments.split is not None:
+        parts = splits.load(arguments.split)
+        samples = [sample for sample in samples if parts.get(sample.name) == arguments.part]
+        made_on = f"{arguments.data.resolve().name}, {arguments.part} part"
+    _show(references.write(packs.load(arguments.pack), samples, made_on))
+
+
 def quantize(arguments: argparse.Namespace) -> None:
     from build_engines import datasets, splits
     from build_engines import quantize as quantization
@@ -169,6 +182,7 @@ COMMANDS = {
     "measure": measure,
     "evaluate": evaluate,
     "export": export,
+    "reference": reference,
     "quantize": quantize,
     "synthesize": synthesize,
     "build": build,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from inspector import adapters, pack
+from inspector.baselines import beside
 from inspector.config import DEFAULT_RULES, Config
 from inspector.control import check as check_control
 from inspector.errors import ConfigError, JournalError
@@ -48,10 +49,23 @@ def check(config: Config) -> list[Row]:
     for index, sink in enumerate(config.sinks):
         rows.append((f"sink {sink.label}", sink.kind, _check_adapter("sinks", sink, f"sinks[{index}]")))
     rows.append(("overload", "steps" if config.overload else "none", check_overload(config)))
+    rows.append(("drift", "watched" if config.drift.watch else "not watched", _drift(config, engines)))
     recorded = check_recording(config)
     if config.recording is not None:
         rows.append(("recording", str(config.recording.path), recorded))
     return rows + _check_servers(config)
+
+
+def _drift(config: Config, engines: pack.Pack) -> str:
+    section, reference = config.drift, engines.manifest.reference
+    if not section.watch:
+        return "drift.watch is false"
+    if section.learn_windows is not None:
+        learnt = section.learn_windows * section.window_frames
+        return f"{section.window_frames:,} frames against each camera's first {learnt:,}: {beside(config.journal.path)}"
+    if reference is None:
+        return "of nothing: the pack has no reference, and drift.learn_windows is null"
+    return f"{section.window_frames:,} frames against the pack's reference: {reference.made_on}"
 
 
 def _check_servers(config: Config) -> list[Row]:

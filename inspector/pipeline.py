@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 import cv2
 
 from inspector import adapters, overload, pack
+from inspector.baselines import Baselines, beside
 from inspector.cameras import Camera
 from inspector.capture import Capture
 from inspector.channel import Channel
@@ -26,6 +27,7 @@ from inspector.coils import FORGET, CoilMap
 from inspector.config import CameraConfig, Config, JournalConfig
 from inspector.config import load as config_of
 from inspector.control import Control, StateAnswer
+from inspector.drift import Drift
 from inspector.engines import Duty, Engines
 from inspector.errors import ConfigError, JournalError
 from inspector.events import NOT_TYPED_NAME, Event, Reason
@@ -139,6 +141,7 @@ def build(config: Config) -> Line:
             waiting=_booked(graded.take, metrics.stage("publish")),
         )
         recording = line.recording = _recording(line)
+        line.drift = _drift(line)
         grading.down = lambda: dict(publish.down)
         line.overload = overload.of(config, metrics, publish.say, frames.statistics, preprocess.resize)
         publish.overload_step = line.overload_step
@@ -158,7 +161,7 @@ def build(config: Config) -> Line:
             for c in config.cameras
         ]
 
-        grade = GradingStage(grading, line.failed, line.look)
+        grade = GradingStage(grading, line.failed, line.look, line.see)
         line.plant = Plant(
             coils, publish.tell, lambda: _newest(captures), grade.stand, line.answer_state, config.line.mm_per_count
         )
@@ -219,6 +222,7 @@ class Line:
     """Each sees what was graded before the journal does, and may change it."""
     recording: Recording | None = None
     overload: Overload | None = None
+    drift: Drift | None = None
     monitor: Monitor | None = None
     history: History | None = None
     control: Control | None = None
@@ -242,6 +246,8 @@ class Line:
         self._serve("watchman", watch_floods)
         if self.recording is not None:
             self._open_server("recording", self.recording)
+        if self.drift is not None:
+            self._open_server("drift", self.drift.baselines)
         if config.monitor is not None:
             self.monitor = Monitor(config.monitor, self.metrics.registry, self.health)
             self._open_server("monitor", self.monitor)
@@ -325,6 +331,11 @@ class Line:
     def forget_coils(self) -> None:
         """The encoder counts anew: a later start must not take the old telegrams for true."""
         self.publish.tell(Telegram(time.time_ns(), "inspector", FORGET, "", 0))
+
+    def see(self, verdicts: Verdicts) -> None:
+        """See verdicts before they are graded, in order, in grading's thread."""
+        if self.drift is not None:
+            self.drift.see(verdicts)
 
     def look(self, graded: Graded) -> None:
         """See what was graded, in grading's thread."""
@@ -449,6 +460,16 @@ def _recording(line: Line) -> Recording | None:
     line.looks.append(made.look)
     line.coils.on_told = made.told
     return made
+
+
+def _drift(line: Line) -> Drift | None:
+    """The watch over how the cameras' frames change, where it is wanted."""
+    section = line.config.drift
+    if not section.watch:
+        return None
+    file = beside(line.config.journal.path)
+    known = Baselines(file, section.window_frames, line.metrics.drift_unsaved.inc)
+    return Drift(section, line.pack, [camera.name for camera in line.config.cameras], known, line.metrics)
 
 
 def _retention(config: JournalConfig) -> Retention:

@@ -171,6 +171,8 @@ class Verdict:
     pack_digest: str = ""
     """Of the pack that judged it."""
     depth: Depth = Depth.FULL
+    drifts: list[Sight] = field(default_factory=list)
+    """The same of how far its camera's frames are from what they were."""
 
 
 @dataclass(slots=True)

@@ -141,12 +141,17 @@ class GradingStage(Idle):
     """Verdicts, put back in order -> what the journal takes. What waits here is bounded by the frame pool."""
 
     def __init__(
-        self, grading: Grading, failed: Callable[[], bool], look: Callable[[Graded], None] = lambda graded: None
+        self,
+        grading: Grading,
+        failed: Callable[[], bool],
+        look: Callable[[Graded], None] = lambda graded: None,
+        see: Callable[[Verdicts], None] = lambda verdicts: None,
     ) -> None:
-        """`look` sees everything before it is handed on."""
+        """`see` sees verdicts in order before they are graded, `look` what was graded before it is handed on."""
         self._grading = grading
         self._failed = failed
         self._look = look
+        self._see = see
         self._stand_at: int | None = None
         self._next = 0
         self._early: dict[int, Verdicts] = {}
@@ -160,7 +165,9 @@ class GradingStage(Idle):
         if verdicts is not None:
             self._early[verdicts.number] = verdicts
         while self._next in self._early:
-            graded = self._grading.grade(self._early.pop(self._next))
+            following = self._early.pop(self._next)
+            self._see(following)
+            graded = self._grading.grade(following)
             self._next += 1
             if graded:
                 yield self._seen(graded)

@@ -19,10 +19,12 @@ from typing import Any
 import pytest
 import yaml
 
+from inspector.census import Census
 from inspector.metrics import Metrics
 from tests.conftest import Start
 from tests.line.daemon import PATIENCE_S
 from tests.line.lines import config, filmed
+from tests.packs import add_reference, make_pack
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "inspector.rules.yaml"
@@ -114,9 +116,15 @@ def ask(address: str, query: str) -> list[dict[str, Any]]:
 
 
 @needs_prometheus
-def test_a_live_line_answers_every_query_of_the_dashboard(start: Start, pack: Path, tmp_path: Path, ipc: str) -> None:
-    sinks = [{"kind": "zeromq", "options": {"address": ipc}}]
-    daemon = start(config(pack, tmp_path / "j.db", filmed(), sinks=sinks)).ready()
+def test_a_live_line_answers_every_query_of_the_dashboard(start: Start, tmp_path: Path, ipc: str) -> None:
+    sections = {
+        "sinks": [{"kind": "zeromq", "options": {"address": ipc}}],
+        "drift": {"window_frames": 80, "learn_windows": 2},
+    }
+    usual = Census()
+    usual.add(0.9, 0.4, True, True)
+    pack = add_reference(make_pack(tmp_path / "pack"), usual)
+    daemon = start(config(pack, tmp_path / "j.db", filmed(frames_hz=200), **sections)).ready()
     filled = {"$instance": ".*", "$__rate_interval": "10s"}
     waiting = {(panel, re.sub("|".join(map(re.escape, filled)), lambda m: filled[m[0]], q)) for panel, q in queries()}
 

@@ -36,6 +36,7 @@ FULL: dict[str, Any] = {
     "runtime": {"kind": "onnx", "options": {"workers": 2}},
     "edges": {"detect": False, "dark_level": 20, "margin_px": 0},
     "view": {"dark_below": 0.1, "glare_above": None, "column_frames": 2048, "strip_below": 0.5},
+    "drift": {"window_frames": 1000, "learn_windows": 5, "gate_score": 0.5, "alarmed": None},
     "batch": {"size": 8, "deadline_ms": 5},
     "grading": {
         "severity": [{"severity": "critical", "classes": [4], "min_area_mm2": 20, "within_mm_of_edge": 30}],
