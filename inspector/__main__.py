@@ -58,6 +58,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="validate a configuration without opening anything")
     check.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    check.add_argument("--running", action="store_true", help="the line runs: its addresses and its journal are taken")
     check.set_defaults(command=_check)
 
     demo = commands.add_parser("demo", help="a whole synthetic coil through the real line, and its report")
@@ -141,7 +142,7 @@ def _check(options: argparse.Namespace) -> int:
     table = Table(title=f"{options.config}: valid", title_justify="left")
     for heading in ("part", "what", "detail"):
         table.add_column(heading, overflow="fold")
-    for row in check(load(options.config)):
+    for row in check(load(options.config), options.running):
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
     return 0
