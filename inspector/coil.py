@@ -68,9 +68,10 @@ def _show(control: Control, options: argparse.Namespace) -> list[str]:
 def shown(known: Coils) -> list[str]:
     """The coils as lines of a table. Several pieces of strip may have one name (`unknown`): the count says which."""
     lines = [f"{'coil':<24} {'head count':>14} {'tail count':>14}"]
-    begun = [span for span in known.coils if (span.head_count or 0) <= (known.encoder_count or 0)]
+    graded = known.encoder_count
+    begun = [span for span in known.coils if graded is not None and (span.head_count or 0) <= graded]
     for span in known.coils:
         mark = "  <- on the line" if begun and span is begun[-1] else ""
         tail = "" if span.end_count is None else str(span.end_count)
         lines.append(f"{span.coil:<24} {span.head_count:>14} {tail:>14}{mark}")
-    return [*lines, f"inspected up to count {known.encoder_count}"]
+    return [*lines, f"inspected up to count {graded}"]
