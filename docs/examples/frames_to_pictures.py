@@ -1,6 +1,6 @@
 """Frames of recordings as pictures to label: `python frames_to_pictures.py frames/kept/*/* --out own/images`.
 
-Corrected by the flat-field, as the networks see them. With `--labels`, what `inspector export --format rle` said of them
+Corrected by the flat-field, as the networks see them. With `--labels` what `inspector export --format rle` said of them
 becomes own/train.csv, to begin the labelling with.
 """
 
