@@ -15,7 +15,7 @@ import yaml
 
 from docs.make import FOLDER, MADE, configuration, metrics, sizing, types
 from docs.make.sizing import Line
-from inspector import view
+from inspector import grading, overload, view
 from inspector.config import Closed, Config, Positive, convert
 from inspector.events import Reason
 from inspector.metrics import Metrics
@@ -249,6 +249,8 @@ SPEAKERS = {"say", "_say", "_on_state"}
 """Methods that make a state event of (part, state, detail)."""
 COMPUTED: dict[tuple[str, str], set[str]] = {
     ("grading.py", "state"): {*view.STATES, view.SEES_STRIP, view.SEES_WELL},
+    ("grading.py", "DEPTH_WORDS[verdict.depth]"): set(grading.DEPTH_WORDS.values()),
+    ("overload.py", "change.after.words"): {step.words for step in overload.Step},
 }
 """(file, what stands there for the state) -> the states that it may be."""
 
