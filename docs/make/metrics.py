@@ -101,4 +101,4 @@ def values() -> list[type[StrEnum]]:
 
 def _choices(kind: type[StrEnum]) -> list[str]:
     notes = notes_beneath(kind)
-    return table(("value", "meaning"), [(f"`{choice.value}`", notes[choice.name]) for choice in kind])
+    return table(("value", "meaning"), [(f"`{choice.value}`", notes.get(choice.name, "")) for choice in kind])
