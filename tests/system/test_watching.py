@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -25,6 +24,7 @@ from tests.conftest import Start
 from tests.line.daemon import PATIENCE_S
 from tests.line.lines import config, filmed
 from tests.packs import add_reference, make_pack
+from tests.workers import free_port
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "inspector.rules.yaml"
@@ -87,9 +87,7 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
     }
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     words = [f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(["prometheus", *words], stdout=log, stderr=log)

@@ -356,7 +356,9 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(place=st.sampled_from(FIELDS), value=values)
 def test_any_value_anywhere_is_taken_or_refused_in_words(place: Place, value: Any, tmp_path: Path) -> None:
     path = write(tmp_path, put(place, value))
@@ -370,7 +372,9 @@ def test_any_value_anywhere_is_taken_or_refused_in_words(place: Place, value: An
     assert message.startswith(f"{path}: ")
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(text=st.one_of(st.text(max_size=40), st.text("{}[]:,&*#!?-|>'\"% \n\tab1", max_size=40)))
 def test_any_text_is_refused_in_words(text: str, tmp_path: Path) -> None:
     path = tmp_path / "line.yaml"

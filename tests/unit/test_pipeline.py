@@ -30,6 +30,7 @@ from inspector.records import Frame, Pixels
 from inspector.rle import decode
 from tests import networks
 from tests.packs import BAND, TILE, make_pack, paint
+from tests.workers import free_port
 
 PATIENCE_S = 60.0
 """No line here runs for so long; one that does hangs."""
@@ -448,12 +449,6 @@ def good(tmp_path: Path) -> dict[str, Any]:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.rglob("*"))}
 
@@ -602,10 +597,8 @@ def test_check_finds_what_is_wrong_and_names_it(tmp_path: Path, good: dict[str, 
 
 @pytest.mark.parametrize("part", ["monitor", "zeromq"])
 def test_check_finds_a_port_in_use(good: dict[str, Any], part: str) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         if part == "monitor":
             good["monitor"]["port"] = port
         else:
