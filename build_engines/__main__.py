@@ -159,10 +159,11 @@ def build(arguments: argparse.Namespace) -> None:
     from build_engines import build as plans
     from inspector.pack import load
     from inspector.plans import Cache, default_folder
+    from inspector.runtimes._tensorrt import Target
 
     pack, cache = load(arguments.pack), Cache(arguments.cache or default_folder())
     library, (gpu, driver) = plans.choose(arguments.library, arguments.ahead_of_time)
-    target = plans.Target(gpu, driver, arguments.precision, plans.batches(arguments.batch))
+    target = Target(gpu, driver, arguments.precision, plans.batches(arguments.batch))
     out = Console(stderr=True)
     out.print(f"{library.flavour} {library.version} for {gpu}: {cache.folder}", markup=False, highlight=False)
     with out.status("") as status:

@@ -10,6 +10,7 @@ The contract of the networks (all: input `frames`, uint8 [batch, 1, tile height,
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -146,6 +147,10 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         entries = ((name, entry.gpu) for name, entry in self._entries())
         return {name: (self.folder / twin.file, twin.sha256) for name, twin in entries if twin is not None}
 
+    def for_gpu(self, precision: Literal["fp16", "fp32"]) -> dict[str, tuple[Path, str]]:
+        """Network name -> (file, SHA-256) that a GPU plan is built from: its twin where it has one."""
+        return self.networks() | (self.twins() if precision == "fp16" else {})
+
     def precisions(self) -> dict[str, Precision]:
         """Network name -> the precision of its file for the CPU."""
         return {name: entry.precision for name, entry in self._entries()}
@@ -155,6 +160,11 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         yield "types", self.manifest.types
         for part in self.manifest.segmenters:
             yield f"segment_{part.class_number}", part
+
+
+def pixel_level(threshold: float) -> int:
+    """The least grey, 1..255, of a probability map uint8 whose pixels are defect from `threshold` (0..1) on."""
+    return max(1, math.ceil(threshold * 255))
 
 
 def load(folder: Path) -> Pack:

@@ -134,10 +134,11 @@ def _segment(tile: tuple[int, int], number: int) -> onnx.ModelProto:
     nodes = [
         _grey(),
         *_in_band(number, "band"),
-        _constant("sure", np.array(240, dtype=np.uint8)),
-        _constant("none", np.array(0, dtype=np.uint8)),
+        _constant("sure", np.float32(240)),
+        _constant("none", np.float32(0)),
         helper.make_node("Where", ["band", "sure", "none"], ["map"]),
         _constant("axis", np.array([1], dtype=np.int64)),
-        helper.make_node("Squeeze", ["map", "axis"], ["probability"]),
+        helper.make_node("Squeeze", ["map", "axis"], ["grown"]),
+        helper.make_node("Cast", ["grown"], ["probability"], to=TensorProto.UINT8),  # TensorRT wants it last
     ]
     return _model(nodes, tile, helper.make_tensor_value_info("probability", TensorProto.UINT8, ["batch", *tile]))
