@@ -95,7 +95,7 @@ def build(config: Config) -> Line:
         geometries = _geometries(config)
         stop = threading.Event()
         ledger = Ledger(list(cameras))
-        pool = Pool(sizes.pool, runtime.allocate)
+        pool = Pool(sizes.pool, opened.runtime.allocate)
         coils = CoilMap(config.line.coil, on_forget=lambda: line.forget_coils())
         restore(coils, journal.telegrams)
         line = Line(config, Duty(opened), metrics, ledger, journal, coils, stop, held)
