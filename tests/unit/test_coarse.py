@@ -284,12 +284,9 @@ def test_the_end_of_a_coil_says_how_deep_it_was_inspected(rig: Rig) -> None:
     coils = CoilMap("C1")
     frames = rig.frames(clean(6 * HEIGHT), [HEIGHT] * 6)
 
-    def name(coil: str, count: int) -> None:
-        coils.start(coil, count)
-
     def tell(grading: Grading) -> Graded | None:
-        name("C2", FIRST + 3 * HEIGHT)
-        name("C3", FIRST + 5 * HEIGHT)
+        coils.start("C2", FIRST + 3 * HEIGHT)
+        coils.start("C3", FIRST + 5 * HEIGHT)
         return None
 
     found = rig.run(
