@@ -36,6 +36,8 @@ class Spec:
     flat_field: str | None = None
     line_rate_hz: float | None = None
     """None: as fast as the line takes frames; else by the clock."""
+    overload: bool = False
+    """Whether it may leave out work when it is behind; else every frame that is inspected costs all its networks."""
 
     def strip(self, index: int) -> synthetic.Options:
         """Options of camera number `index`."""
@@ -74,6 +76,7 @@ class Spec:
             "journal": {"path": str(folder / "journal.db"), "synchronous": True},
             "sinks": [{"kind": "zeromq", "options": {"address": f"ipc://{folder}/events"}}],
             "monitor": {"port": 0},
+            "overload": {} if self.overload else None,
         }
         return convert(raw, Config)
 

@@ -73,7 +73,7 @@ def capacity(spec: Spec, folder: Path, seconds: float) -> float:
 
 def overloaded(spec: Spec, folder: Path, offered: float, seconds: float) -> dict[str, Any]:
     """A line under a load of `offered` frames a second."""
-    spec = replace(spec, line_rate_hz=offered / spec.cameras * spec.height)
+    spec = replace(spec, line_rate_hz=offered / spec.cameras * spec.height, overload=True)
     path = folder / "journal.db"
     with running(spec, folder) as (line, subscriber):
         wait_for_frames(line)

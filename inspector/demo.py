@@ -28,6 +28,7 @@ from inspector.report import CoilReport, render
 from inspector.report import check as check_report
 from inspector.report.coil import ClassTruth, Missed, Truth
 from inspector.report.journalled import RunFacts, gather
+from inspector.report.words import count, depth_words
 from inspector.service import stopped_by_signals, watch
 from inspector.steel import Blemish
 from inspector.watching import Screen, console, summary, throughput, totals
@@ -197,21 +198,21 @@ class _Place:
 
 
 def compare(events: Sequence[Event], places: Sequence[_Place], line: Line) -> tuple[Truth, dict[str, bool]]:
-    """The truth for the report, and for every event whether a true defect lies there."""
+    """The truth for the report, and for every event whether a true defect lies there; what was not segmented has no
+    place to compare, and is neither."""
     found: set[int] = set()
     real: dict[str, bool] = {}
     for event in events:
         data = event.data
-        if isinstance(data, Defect):
+        if isinstance(data, Defect) and data.segmented:
             hits = [i for i, place in enumerate(places) if place.holds(data)]
             found.update(hits)
             real[event.id] = bool(hits)
     classes = []
     for entry in line.pack.manifest.classes:
         own = [i for i, place in enumerate(places) if place.blemish.defect_class == entry.number]
-        false = sum(
-            not real[e.id] for e in events if isinstance(e.data, Defect) and e.data.defect_class.number == entry.number
-        )
+        mine = (e for e in events if isinstance(e.data, Defect) and e.data.defect_class.number == entry.number)
+        false = sum(real.get(event.id) is False for event in mine)
         hit = sum(i in found for i in own)
         classes.append(ClassTruth(entry.number, entry.name, hit, len(own) - hit, false))
     missed = [_missed(place, line.config) for i, place in enumerate(places) if i not in found]
@@ -242,6 +243,7 @@ def _report(config: Config, line: Line, audit: journal.Audit, seconds: float, st
         runtime=line.runtime.name,
         started_ns=started_ns,
         ended_ns=time.time_ns(),
+        depths=line.publish.tally.depths,
     )
     return gather(config.journal.path, config, line.pack, facts, audit, truth, real)
 
@@ -254,8 +256,9 @@ def _summarise(out: Console, found: CoilReport, balanced: bool, report: Path) ->
     speed = found.throughput
     ages = f", age p50 {speed.age_p50_ms:.0f} ms, p99 {speed.age_p99_ms:.0f} ms" if speed.age_p99_ms else ""
     lost = sum(row.lost_frames for row in found.books)
+    shallow = "".join(f", {depth_words(depth)}: {count(frames)} frames" for depth, (frames, _) in found.shallow.items())
     rows = [
-        ("coverage", f"{found.coverage:.2%} of {found.length_mm / 1000:.1f} m"),
+        ("coverage", f"{found.coverage:.2%} of {found.length_mm / 1000:.1f} m{shallow}"),
         ("frames", f"{found.issued:,} issued = {found.inspected:,} inspected + {lost:,} lost"),
         ("books", "[green]balance[/]" if balanced else "[bold red]DO NOT BALANCE[/]"),
         ("defects", f"{len(found.defects):,} events; {hits} of {real} true defects found, {false} false alarms"),

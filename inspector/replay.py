@@ -175,6 +175,7 @@ def _report(
         started_ns=started_ns,
         ended_ns=time.time_ns(),
         pieces=() if request.contiguous else [Piece(s.source, s.start_mm, s.end_mm) for s in tally.shown],
+        depths=tally.depths,
     )
     found = gather(path, config, line.pack, facts, audit)
     if request.report is not None:

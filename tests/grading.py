@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from inspector.cascade import Cascade, regions
 from inspector.coils import CoilMap
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig
-from inspector.events import CoilEvent, Defect, Gap, State, as_json
+from inspector.events import CoilEvent, Defect, Depth, Gap, State, as_json
 from inspector.grading import Grading
 from inspector.journal import Resumed
 from inspector.ledger import Ledger
@@ -95,10 +95,11 @@ class Rig:
         edges: EdgeConfig | None = None,
         after: Mapping[int, Callable[[Grading], Graded | None]] | None = None,
         overlap: int = 0,
+        depths: Iterable[Depth] = repeat(Depth.FULL),
     ) -> list[Graded]:
         """What grading gives for the frames in batches of `sizes`; the last one is `finish()`.
 
-        `after`: what happens once so many batches were graded."""
+        `after`: what happens once so many batches were graded. `depths`: how deep each batch is inspected."""
         config = config or GradingConfig(merge_px=3)
         geometries = geometries or dict.fromkeys(sorted({frame.camera for frame in frames}), GEOMETRY)
         ledger = ledger or Ledger(list(geometries))
@@ -109,7 +110,7 @@ class Rig:
         coil_map = coils or CoilMap("C1")
         overlaps = dict.fromkeys(geometries, overlap)
         grading = Grading("line", config, self.engines, geometries, coil_map, ledger, resumed or {}, overlaps=overlaps)
-        found, waiting, left = [], iter(sizes), list(frames)
+        found, waiting, left, deep = [], iter(sizes), list(frames), iter(depths)
         while left:
             size = next(waiting)
             for frame in left[:size]:
@@ -118,7 +119,7 @@ class Rig:
             left = left[size:]
             batch = preprocess.flush()
             assert batch is not None
-            found.append(grading.grade(cascade.judge(batch)))
+            found.append(grading.grade(cascade.judge(batch, next(deep))))
             happens = (after or {}).get(len(found))
             found += [said] if happens and (said := happens(grading)) else []
         return [*found, grading.finish()]

@@ -86,6 +86,16 @@ def nanoseconds(time: str) -> int:
     return int(seconds) * 1_000_000_000 + int(digits.ljust(9, "0") or 0)
 
 
+def _measured(column: str, type_: Type, name: str) -> Column:
+    """What is known of a defect that was segmented only."""
+
+    def of(event: Event) -> Cell:
+        found: Cell = getattr(event.data, name) if isinstance(event.data, Defect) and event.data.segmented else None
+        return found
+
+    return Column(column, type_, of)
+
+
 def _mask_height(event: Event) -> Cell:
     return event.data.mask.size[0] if isinstance(event.data, Defect) else None
 
@@ -103,7 +113,7 @@ COLUMNS = (
     Column("length_mm", "real", _length),
     _any("across_mm", "real", "position_mm", "across"),
     _any("width_mm", "real", "size_mm", "across"),
-    _any("area_mm2", "real", "area_mm2"),
+    _measured("area_mm2", "real", "area_mm2"),
     _any("class", "integer", "defect_class", "number"),
     _any("class_name", "name", "defect_class", "name"),
     _any("severity", "name", "severity"),
@@ -121,7 +131,7 @@ COLUMNS = (
     _any("y_px", "integer", "bbox_px", "y"),
     _any("width_px", "integer", "bbox_px", "width"),
     _any("height_px", "integer", "bbox_px", "height"),
-    _any("area_px", "integer", "area_px"),
+    _measured("area_px", "integer", "area_px"),
     _any("exposed_time", "time", "exposed_ns"),
     Column("time", "time", lambda event: nanoseconds(event.time)),
     Column("source", "name", lambda event: event.source),
@@ -129,6 +139,7 @@ COLUMNS = (
     Column("sequence", "integer", lambda event: event.sequence),
     Column("id", "text", lambda event: event.id),
     _any("pack_digest", "name", "pack_digest"),
+    _any("segmented", "truth", "segmented"),
 )
 """`across_mm` is the defect's middle; `part` and `state` are a state's, `state` also a coil event's start or end."""
 

@@ -122,7 +122,10 @@ def _remarks(remarks: runlengths.Remarks) -> list[str]:
             "and an event names only the picture in which its defect begins"
         )
     why = "their frames are not all of one height, so the masks cannot be cut into frames; `--format jsonl` has them"
-    return [f"{remarks.uncut} defects over several frames are left out: {why}"] if remarks.uncut else []
+    faults = [f"{remarks.uncut} defects over several frames are left out: {why}"] if remarks.uncut else []
+    if remarks.unsegmented:
+        faults.append(f"{remarks.unsegmented} defects that were not segmented, under overload, are left out")
+    return faults
 
 
 def _tell(coil: Coil, faults: list[str]) -> int:

@@ -36,6 +36,8 @@ class Remarks:
 
     uncut: int = 0
     """Defects left out, as the heights of their frames are not known."""
+    unsegmented: int = 0
+    """Defects left out, as they were not segmented."""
     unnamed: int = 0
     """Replayed frames that no event names."""
 
@@ -118,6 +120,9 @@ def _pieces(
     event: Event, defect: Defect, known: _Known, remarks: Remarks
 ) -> Iterator[tuple[str, tuple[int, int], cutting.Runs]]:
     """(picture, its size, runs in it) for each frame that shows the defect."""
+    if not defect.segmented:
+        remarks.unsegmented += 1
+        return
     height, width = defect.mask.size
     try:
         whole = rle.runs(defect.mask.rle, height, width)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from inspector.events import Defect, DefectClass, Event
+from inspector.events import Defect, DefectClass, Depth, Event
 
 SEVERITIES = ("critical", "major", "minor")
 
@@ -156,6 +156,13 @@ class CoilReport:
     severities: Sequence[str] = SEVERITIES
     pieces: Sequence[Piece] = ()
     truth: Truth | None = None
+    depths: Mapping[Depth, tuple[int, float]] = field(default_factory=dict)
+    """Depth -> (frames inspected in it, millimetres of strip, the cameras' added up); empty: all in full."""
+
+    @property
+    def shallow(self) -> dict[Depth, tuple[int, float]]:
+        """What was inspected, but not in full."""
+        return {depth: seen for depth, seen in self.depths.items() if depth is not Depth.FULL and seen[0]}
 
     @property
     def issued(self) -> int:

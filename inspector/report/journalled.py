@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from inspector import journal
 from inspector.config import Config
-from inspector.events import DefectClass, Gap
+from inspector.events import DefectClass, Depth, Gap
 from inspector.pack import Pack
 from inspector.report.coil import CameraBooks, CoilReport, Finding, GapStretch, LaneInfo, Piece, Throughput, Truth
 
@@ -26,6 +26,7 @@ class RunFacts:
     started_ns: int
     ended_ns: int
     pieces: Sequence[Piece] = ()
+    depths: Mapping[Depth, tuple[int, float]] = field(default_factory=dict)
 
 
 def gather(
@@ -82,6 +83,7 @@ def gather(
         severities=_severities(config),
         pieces=facts.pieces,
         truth=truth,
+        depths=facts.depths,
     )
 
 

@@ -31,7 +31,7 @@ MOST_ROWS = 100
 
 @dataclass(slots=True, frozen=True)
 class ClassRow:
-    """One class in figures."""
+    """One class in figures; areas are of the defects that were measured."""
 
     entry: DefectClass
     index: int
@@ -150,6 +150,7 @@ def _environment() -> jinja2.Environment:
         share=words.share,
         moment=words.moment,
         duration=words.duration,
+        depth=words.depth_words,
         length_of=len,
     )
     return environment
@@ -160,7 +161,7 @@ def class_rows(report: CoilReport) -> list[ClassRow]:
     rows = []
     for index, entry in enumerate(report.class_order()):
         own = [f.defect for f in report.defects if f.defect.defect_class.number == entry.number]
-        areas = [defect.area_mm2 for defect in own]
+        areas = [defect.area_mm2 for defect in own if defect.segmented]
         by_severity = Counter(defect.severity for defect in own)
         counts = [by_severity[name] for name in report.severity_order()]
         hundreds = len(report.pieces) / 100 if report.pieces else report.length_mm / 100_000
@@ -180,7 +181,7 @@ def picture_rows(report: CoilReport, ranked: Sequence[Finding]) -> list[PictureR
     rows = []
     for source, own in found.items():
         severities = Counter(finding.defect.severity for finding in own)
-        area = sum(finding.defect.area_mm2 for finding in own)
+        area = sum(finding.defect.area_mm2 for finding in own if finding.defect.segmented)
         rows.append(PictureRow(source, [severities[name] for name in order], len(own), area))
     return sorted(rows, key=lambda row: ([-number for number in row.by_severity], -row.area_mm2))
 

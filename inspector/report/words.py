@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from inspector.events import Depth
 from inspector.report.coil import CoilReport
 
 
@@ -64,6 +65,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {rest // 60:02d} min" if hours else f"{rest // 60} min {rest % 60:02d} s"
 
 
+def depth_words(depth: Depth) -> str:
+    """What frames of a depth lack, in words."""
+    return {Depth.FULL: "in full", Depth.TYPES: "not segmented", Depth.GATE: "not typed"}[depth]
+
+
 @dataclass(slots=True, frozen=True)
 class Judgement:
     """The verdict at a glance. `level`: perfect, fair, attention or alarm."""
@@ -87,13 +93,16 @@ def judge(coil: CoilReport) -> Judgement:
     if coil.coverage < 1:
         found = counted(len(coil.defects), "defect") if coil.defects else "No defect"
         return Judgement("attention", f"{found} found, but not all was inspected", notes)
+    if coil.shallow:
+        found = counted(len(coil.defects), "defect") if coil.defects else "No defect"
+        return Judgement("attention", f"{found} found, but not all was inspected in full", notes)
     if coil.defects:
         return Judgement("fair", f"{counted(len(coil.defects), 'defect')}, none {order[0]}", notes)
     return Judgement("perfect", "A perfect coil" if not coil.pieces else "Not one defect", notes)
 
 
 def _notes(coil: CoilReport) -> list[str]:
-    notes = [*_book_notes(coil), *_cover_notes(coil)]
+    notes = [*_book_notes(coil), *_cover_notes(coil), *_depth_notes(coil)]
     if coil.pieces:
         struck = len({finding.defect.source for finding in coil.defects})
         notes.append(
@@ -115,6 +124,13 @@ def _book_notes(coil: CoilReport) -> list[str]:
     ]
 
 
+def _depth_notes(coil: CoilReport) -> list[str]:
+    return [
+        f"{counted(frames, 'frame')} ({length(mm)}, over all cameras) {depth_words(depth)}, as the line was behind"
+        for depth, (frames, mm) in coil.shallow.items()
+    ]
+
+
 def _cover_notes(coil: CoilReport) -> list[str]:
     if not coil.inspected:
         return ["No frame went through the networks"]
@@ -122,6 +138,6 @@ def _cover_notes(coil: CoilReport) -> list[str]:
         lost = coil.issued - coil.inspected
         missing = f"{length(coil.uninspected_mm)} of strip " if coil.uninspected_mm else ""
         return [f"{missing}{'(' if missing else ''}{counted(lost, 'frame')}{')' if missing else ''} not inspected"]
-    if not coil.defects:
+    if not coil.defects and not coil.shallow:
         return [f"{length(coil.length_mm)} of strip inspected, every millimetre of it, and not one defect"]
     return []

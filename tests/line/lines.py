@@ -71,10 +71,12 @@ def filmed(name: str = "a", frames_hz: float = 50.0, **options: Any) -> dict[str
     return {"name": name, "kind": "synthetic", "options": settings | options}
 
 
-def slow(pack: Path, size: int = 256, products: int = 30) -> Path:
-    """Make the pack's gate do `products` needless products of matrices of `size` x `size`; its answer stays."""
-    model = onnx.load_from_string((pack / "gate.onnx").read_bytes())
+def slow(pack: Path, size: int = 256, products: int = 30, network: str = "gate") -> Path:
+    """Make a network do `products` needless products of matrices of `size` x `size`; its answer stays."""
+    model = onnx.load_from_string((pack / f"{network}.onnx").read_bytes())
+    answer = model.graph.output[0].name
     model.graph.node[-1].output[0] = "answer"
+    kind = model.graph.output[0].type.tensor_type.elem_type
     nodes = [
         constant("square", np.full((size, size), 1 / size, dtype=np.float32)),
         constant("nothing", np.float32(0)),
@@ -84,10 +86,12 @@ def slow(pack: Path, size: int = 256, products: int = 30) -> Path:
         *(helper.make_node("MatMul", [f"p{i}", "square"], [f"p{i + 1}"]) for i in range(products)),
         helper.make_node("ReduceMean", [f"p{products}"], ["mean"], keepdims=0),
         helper.make_node("Mul", ["mean", "nothing"], ["naught"]),
-        helper.make_node("Add", ["answer", "naught"], ["score"]),
+        helper.make_node("Cast", ["answer"], ["same"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["same", "naught"], ["sum"]),
+        helper.make_node("Cast", ["sum"], [answer], to=kind),
     ]
     model.graph.node.extend(nodes)
-    swap(pack, "gate", model)
+    swap(pack, network, model)
     return pack
 
 

@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import zmq
 
-from inspector.events import Defect, Event, Heartbeat, Reason
+from inspector.events import Defect, Depth, Event, Heartbeat, Reason
 from inspector.journal import Pages, RunState
 from inspector.metrics import LOST_AT
+from inspector.overload import Step
 from tests.conftest import Start
 from tests.line.daemon import Daemon, journalled, proven, subscribed, written
 from tests.line.lines import config, filmed, lossless, pictures, played, slow
-from tests.line.told import books_of, gaps_of, gaps_tell_every_lost_frame, said, states_of
+from tests.line.told import books_of, gaps_of, gaps_tell_every_lost_frame, said, states_of, steps_of
 from tests.packs import TILE, make_pack
 
 HOT = {"name": "hot", "coil": "c1", "heartbeat_s": 0.1}
@@ -104,7 +105,8 @@ def test_a_line_that_is_too_slow_drops_and_tells(
         daemon = start(config(pack, path, camera, sinks=sinks, line={**HOT, "queue": queue})).ready()
         daemon.until(lambda: daemon.metric(lost) > 100, f"{reason}s")
         metrics = daemon.metrics()
-        assert daemon.get("/healthz")[0] == 200
+        health, status = daemon.get("/healthz")
+        assert health == 200
         assert daemon.stop() == 0
         ears.rest()
 
@@ -121,6 +123,13 @@ def test_a_line_that_is_too_slow_drops_and_tells(
     assert beats
     assert all(0 <= beat.issued - beat.inspected - sum(beat.lost.values()) <= capacity for beat in beats)
     assert all(after.along_mm.start >= before.along_mm.end for before, after in pairwise(gaps_of(path)))
+    if reason is Reason.OVERLOAD:  # frames go last, and the gate saw all that did not
+        assert Step.DROPPING in steps_of(path)
+        assert "overload: dropping frames" in status
+        assert metrics["overload_step"] == Step.DROPPING
+        depths = {depth: metrics[f"frames_depth_total{{camera=a,depth={depth}}}"] for depth in Depth}
+        assert depths[Depth.GATE] > 0
+        assert sum(depths.values()) == metrics["frames_inspected_total{camera=a}"] <= metrics["gate_tiles_total"]
 
 
 # ---------------------------------------------------------------- cameras that fail

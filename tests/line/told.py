@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 from inspector.events import Event, Gap, Reason, State
 from inspector.journal import Books, RunState
+from inspector.overload import Step
 from tests.line.daemon import journalled, proven
 
 
@@ -28,6 +30,18 @@ def gaps_of(path: Path, camera: str = "a") -> list[Gap]:
 def states_of(path: Path, part: str) -> list[str]:
     found = [event.data for event in journalled(path, "state") if isinstance(event.data, State)]
     return [state.state for state in found if state.part == part]
+
+
+def steps_of(path: Path) -> list[Step]:
+    """The steps of the overload ladder that the journal tells of, from the first; each is next to the one before."""
+    states = [event.data for event in journalled(path, "state") if isinstance(event.data, State)]
+    told = [state for state in states if state.about == "overload"]
+    words = [step.words for step in Step]
+    steps = [Step.NORMAL, *(Step(words.index(state.state)) for state in told)]
+    assert all(state.part == "line" for state in told)
+    assert all(state.detail.startswith(f"step {step} of 4: ") for state, step in zip(told, steps[1:], strict=True))
+    assert all(abs(after - before) == 1 for before, after in pairwise(steps))
+    return steps
 
 
 def gaps_tell_every_lost_frame(path: Path, books: dict[str, Books]) -> None:

@@ -35,3 +35,17 @@ def test_a_quick_run_writes_every_figure(tmp_path: Path) -> None:
     assert paced["age_ms"]["p50"] <= paced["age_ms"]["p99"]
     assert paced["inspected"] > 0
     assert paced["memory_mb"]["peak"] >= paced["memory_mb"]["now"] > 0
+
+
+def test_a_short_overload_is_proven(tmp_path: Path) -> None:
+    pack, figures = make_pack(tmp_path / "pack"), tmp_path / "figures.json"
+    command = [sys.executable, SCRIPT.with_name("overload.py"), "--pack", pack, "--rate", "40", "--minutes", "0.03"]
+    done = subprocess.run([*command, "--folder", tmp_path, "--json", figures], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the books balance" in done.stdout
+    found = json.loads(figures.read_text())
+    assert found["problems"] == []
+    assert found["issued"] >= found["inspected"] > 0
+    assert [set(minute) >= {"p50_ms", "p99_ms", "full", "types", "gate", "lost"} for minute in found["minutes"]] == [
+        True
+    ]

@@ -60,6 +60,9 @@ Pixels = NDArray[np.bool_]
 # ---------------------------------------------------------------- coils to export
 
 
+NOBODY_KNOWS = DefectClass(number=0, name="unknown")
+
+
 def defect(at_mm: float = 100.0, mask: Pixels | None = None, number: int = 3, **changed: Any) -> Defect:
     mask = np.ones((4, 6), dtype=np.bool_) if mask is None else mask
     values: dict[str, Any] = {
@@ -272,6 +275,19 @@ def test_csv(path: Path, tmp_path: Path) -> None:
     assert (third["class"], third["class_name"], third["continues"]) == ("3", "scratch", "false")
     assert third["exposed_time"] == "2023-11-14T22:13:20.123456789Z"
     assert "mask_rle" not in third
+
+
+def test_what_was_not_measured_has_no_area(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coarse = defect(20.0, segmented=False, mask=np.zeros((4, 6), np.bool_), defect_class=NOBODY_KNOWS)
+    journalled(path, *one_coil(coarse, defect(100.0)))
+    run(path, "--coil", "c1", "-o", tmp_path / "c.csv")
+    unmeasured, measured = rows(tmp_path / "c.csv")
+    columns = ("class", "class_name", "segmented", "area_mm2", "area_px", "width_px")
+    assert [unmeasured[name] for name in columns] == ["0", "unknown", "false", "", "", "6"]
+    assert [measured[name] for name in columns] == ["3", "scratch", "true", "6.0", "24", "6"]
+    assert run(path, "--coil", "c1", "--format", "rle", "-o", tmp_path / "rle.csv") == 1
+    assert len(rows(tmp_path / "rle.csv")) == 1
+    assert "1 defects that were not segmented, under overload, are left out" in capsys.readouterr().err
 
 
 def test_csv_of_all_kinds_is_in_order_along_the_coil(path: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from inspector.channel import Channel
-from inspector.events import Reason
+from inspector.events import Depth, Reason
 from inspector.metrics import AGE_EDGES_S, LOST_AT, Metrics, Undelivered
 
 
@@ -81,6 +81,27 @@ def test_a_camera_is_one_handle_and_its_coverage_follows(metrics: Metrics) -> No
     assert value(metrics, "frames_lost_total", camera="top1", stage="capture", reason="overload") == 1
     assert value(metrics, "frames_lost_total", camera="top1", stage="cascade", reason="overload") == 1
     assert value(metrics, "coverage_ratio", camera="top1") == 6 / 8
+
+
+def test_depths_add_up_to_what_was_inspected(metrics: Metrics) -> None:
+    camera = metrics.camera("top1")
+    for frames, metres, depth in ((6, 3.0, Depth.FULL), (2, 1.0, Depth.GATE), (1, 0.5, Depth.TYPES)):
+        camera.saw(frames, metres, depth)
+    frames = [value(metrics, "frames_depth_total", camera="top1", depth=depth) for depth in Depth]
+    strip = [value(metrics, "strip_depth_metres_total", camera="top1", depth=depth) for depth in Depth]
+    assert (frames, strip) == ([6, 1, 2], [3.0, 0.5, 1.0])
+    assert value(metrics, "frames_inspected_total", camera="top1") == 9
+    assert value(metrics, "strip_inspected_metres_total", camera="top1") == 4.5
+
+
+def test_a_line_that_leaves_out_nothing_has_no_step(metrics: Metrics) -> None:
+    step = value(metrics, "overload_step")
+    assert step is not None
+    assert isnan(step)
+    metrics.overload_stepped(2, up=True, why="queue")
+    assert value(metrics, "overload_step") == 2
+    assert value(metrics, "overload_steps_total", direction="up", reason="queue") == 1
+    assert value(metrics, "overload_steps_total", direction="down", reason="calm") == 0
 
 
 def test_ages_fall_into_edges_that_lie_on_the_objectives() -> None:

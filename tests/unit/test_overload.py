@@ -206,7 +206,7 @@ def test_frames_go_only_when_all_else_went(offered: float, burst: float, seconds
     steps = [Step.NORMAL, *(change.after for _, change in line.changes)]
     assert all(abs(b - a) == 1 for a, b in pairwise(steps))
     for at, _ in line.dropped:
-        assert [change.after for when, change in line.changes if when <= at][-1] is not Step.NORMAL
+        assert [change.after for when, change in line.changes if when <= at][-1] is Step.DROPPING
     if line.dropped:
         assert Step.DROPPING in steps
     elif max(offered, burst) < RATES[Step.NORMAL]:

@@ -272,3 +272,14 @@ def test_a_flat_field_of_another_width_stops_the_line_and_loses_nothing() -> Non
     batch = stage.flush()
     assert batch is not None
     assert batch.frames == [first]
+
+
+def test_batches_may_become_wider_and_narrower_again() -> None:
+    stage = preprocess(size=2)
+    sizes: list[int] = []
+    for number in range(12):
+        if number in (2, 8):
+            stage.resize(3 if number == 2 else 1)
+        batch = stage.add(frame(steel(16, 40), sequence=number))
+        sizes += [len(batch.frames)] if batch is not None else []
+    assert sizes == [2, 3, 3, 1, 1, 1, 1]

@@ -502,6 +502,22 @@ def test_a_heartbeat_carries_the_high_water_marks_of_what_was_sent_before_it(rig
     assert (last.state, last.coil) == ("running", "c")
 
 
+def test_a_heartbeat_says_what_is_left_out(rig: Rig) -> None:
+    rig.publish.overload_step = lambda: 2
+    rig.clock.now += 10
+    rig.work()
+    assert [event.data.overload_step for event in rig.heard() if isinstance(event.data, Heartbeat)] == [2]
+
+
+def test_what_a_state_is_about_goes_with_it_and_only_a_part_itself_is_down(rig: Rig) -> None:
+    rig.publish.say(CAMERA, "down", "gone")
+    rig.publish.say(CAMERA, "down", "the second floor", "place")
+    rig.publish.say(CAMERA, "up", "the third floor", "place")
+    assert rig.publish.down == {CAMERA: "gone"}
+    rig.work()
+    assert [event.data.about for event in rig.sent() if isinstance(event.data, State)] == [None, "place", "place"]
+
+
 def test_heartbeats_come_by_the_clock_whether_there_is_work_or_not(rig: Rig) -> None:
     beats = []
     for _ in range(10):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from inspector import rle
 from inspector.errors import ConfigError
-from inspector.events import Along, Box, Defect, DefectClass, Event, Gap, Mask, Position, Reason, Size
+from inspector.events import Along, Box, Defect, DefectClass, Depth, Event, Gap, Mask, Position, Reason, Size
 from inspector.report import (
     CameraBooks,
     ClassTruth,
@@ -161,6 +161,43 @@ def data_of(text: str) -> dict[str, list[list[object]]]:
 
 
 # ---------------------------------------------------------------- what the page says
+
+
+def test_strip_that_was_not_inspected_in_full_is_told() -> None:
+    report = a_report(defects=[a_finding(a_defect(3))])
+    whole = page(report)
+    report.depths = {Depth.FULL: (900, 115_200.0), Depth.TYPES: (60, 7_680.0), Depth.GATE: (40, 5_120.0)}
+    text, verdict = page(report), judge(report)
+    assert verdict.level == "attention"
+    assert verdict.headline == "1 defect found, but not all was inspected in full"
+    for words in (
+        "60 frames not segmented",
+        "40 frames not typed",
+        "60 frames (7.7 m, over all cameras) not segmented",
+    ):
+        assert words in text
+        assert words not in whole
+    report.defects = []
+    assert "not one defect" not in page(report)
+    assert judge(report).level == "attention"
+
+
+def test_a_defect_that_was_not_measured_has_no_area() -> None:
+    measured = a_defect(3)
+    coarse = msgspec.structs.replace(
+        *(a_defect(5, (0, 0, WIDTH, LINES), severity="unmeasured"),),
+        segmented=False,
+        area_px=WIDTH * LINES,
+        area_mm2=WIDTH * LINES * PITCH**2,
+        mask=Mask(size=(LINES, WIDTH), rle=""),
+    )
+    untyped = msgspec.structs.replace(coarse, defect_class=DefectClass(number=0, name="unknown"))
+    text = page(a_report(defects=[a_finding(one, jpeg()) for one in (measured, coarse, untyped)]))
+    elements = Elements(text)
+    assert len(elements.having("card")) == 3
+    assert text.count("<b>not segmented</b>: within 128 × 800 mm") == 2
+    assert "0 unknown" in text
+    assert f"{WIDTH * LINES * PITCH**2 / 100:,.0f} cm²" not in text
 
 
 def test_a_perfect_coil_says_so() -> None:

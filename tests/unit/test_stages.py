@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from inspector import pack
+from inspector.channel import Channel
 from inspector.coils import CoilMap
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig
 from inspector.engines import Duty, Engines
 from inspector.errors import EngineError
-from inspector.events import as_json
+from inspector.events import Depth, as_json
 from inspector.grading import Grading
 from inspector.ledger import Ledger
 from inspector.metrics import Metrics
+from inspector.overload import Limits, Overload
 from inspector.pack import Pack
 from inspector.preprocess import Preprocess
 from inspector.records import Batch, Frame, Graded, Pixels, Roi, Verdict, Verdicts
@@ -134,6 +136,30 @@ def test_verdicts_come_one_for_one_and_are_counted(engines: Pack, runtime: onnx.
     assert value("inspector_gate_passed_total") == 3
     assert value("inspector_segmenter_tiles_total", {"defect_class": "class3"}) == 2
     assert value("inspector_segmenter_tiles_total", {"defect_class": "class1"}) == 1
+
+
+def test_what_the_line_leaves_out_is_left_out_of_the_next_batch(engines: Pack, runtime: onnx.OnnxRuntime) -> None:
+    now_ns, metrics, books = 0, Metrics(process=False), Channel[Frame](8)
+    limits = Limits(too_old_s=0.1, young_s=0.05, up_after_s=0.2, down_after_s=1.0, down_after_most_s=1.0)
+    overload = Overload(limits, (8, 8), metrics, lambda *told: None, books.statistics, clock=lambda: now_ns)
+    with CascadeStage(engines, runtime, 3, metrics, overload) as stage:
+        depths = []
+        for number in range(12):
+            now_ns += 300_000_000  # the frames arrived at 0 and get older
+            (found,) = stage.work(batch(number, picture(3), picture()))
+            depths.append({verdict.depth for verdict in found.verdicts})
+            assert all(region.coarse is (depths[-1] != {Depth.FULL}) for region in found.verdicts[0].regions)
+            assert len(found.verdicts[0].regions) == 1
+        assert depths == [{Depth.FULL}] * 2 + [{Depth.TYPES}] + [{Depth.GATE}] * 9
+        for _ in range(10):
+            now_ns += 500_000_000
+            assert list(stage.work(None)) == []
+        assert overload.step == 0
+        now_ns = 0
+        (found,) = stage.work(batch(12, picture(3)))
+        assert found.verdicts[0].depth is Depth.FULL
+    assert metrics.registry.get_sample_value("inspector_gate_tiles_total") == 25
+    assert metrics.registry.get_sample_value("inspector_segmenter_tiles_total", {"defect_class": "class3"}) == 3
 
 
 def test_a_network_that_fails_fails_the_stage(tmp_path: Path) -> None:

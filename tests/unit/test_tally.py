@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector import tally
-from inspector.events import Reason
+from inspector.events import Depth, Reason
 from inspector.records import Graded, Settled, Shown
 from inspector.tally import Ages, Tally
 
@@ -75,6 +75,15 @@ def test_lengths_add_up_and_the_widest_frame_counts_for_each_camera() -> None:
     books.add(Graded(settled=[Settled("a", 5, 9, Reason.OVERLOAD, 0)]), 0)
     assert books.inspected_mm == {"a": 640.0, "b": 128.0}
     assert books.width_px == {"a": 800, "b": 1600}
+
+
+def test_frames_and_strip_are_summed_by_depth() -> None:
+    books = Tally()
+    gated = Settled("a", 4, 5, None, 0, 256.0, 800, Depth.GATE)
+    lost = Settled("a", 6, 9, Reason.OVERLOAD, 0)
+    books.add(Graded(settled=[inspected("a", 0, 3, 512.0, 800), gated, lost]), 0)
+    books.add(Graded(settled=[inspected("b", 0, 0, 128.0, 800)]), 0)
+    assert books.depths == {Depth.FULL: (5, 640.0), Depth.GATE: (2, 256.0)}
 
 
 def test_ages_are_counted_from_birth_to_now() -> None:

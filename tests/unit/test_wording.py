@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,9 +18,11 @@ from inspector.events import (
     Data,
     Defect,
     DefectClass,
+    Depth,
     Event,
     Gap,
     Heartbeat,
+    Inspected,
     Mask,
     Position,
     Reason,
@@ -90,6 +93,15 @@ def test_a_defect_says_what_and_where_and_how_bad() -> None:
     assert describe(event(defect("whatever the rules say")))[1] == ""
 
 
+def test_what_was_not_measured_says_so() -> None:
+    coarse = msgspec.structs.replace(defect("unmeasured"), segmented=False)
+    assert "within 60.2 x 8.0 mm, not segmented" in describe(event(coarse))[0]
+    assert "not typed" not in describe(event(coarse))[0]
+    untyped = msgspec.structs.replace(coarse, defect_class=DefectClass(number=0, name="unknown"))
+    assert "0 unknown" in describe(event(untyped))[0]
+    assert "within 60.2 x 8.0 mm, not segmented, not typed" in describe(event(untyped))[0]
+
+
 def test_a_gap_is_an_alarm_with_its_length_and_reason() -> None:
     line, style = describe(event(gap()))
     assert "1.000 m  !!! GAP: 0.384 m NOT INSPECTED, to 1.384 m, 3 frame(s) (overload: the line was behind)" in line
@@ -104,6 +116,8 @@ def test_a_gap_is_an_alarm_with_its_length_and_reason() -> None:
         ("ok", "", "state: top1 is ok", "green"),
         ("down", "the cable is out", "state: top1 is down: the cable is out", "bold yellow"),
         ("degraded", "full", "state: top1 is degraded: full", "bold yellow"),
+        ("not typing", "step 3", "state: top1 is not typing: step 3", "bold yellow"),
+        ("keeping up", "", "state: top1 is keeping up", "green"),
     ],
 )
 def test_a_state_says_who_and_why(state: str, detail: str, text: str, style: str) -> None:
@@ -113,6 +127,9 @@ def test_a_state_says_who_and_why(state: str, detail: str, text: str, style: str
 def test_a_coil_says_its_number_and_where() -> None:
     line, _ = describe(event(CoilEvent(coil="4711", phase="start", encoder_count=12_000)))
     assert "coil 4711 start at encoder count 12000" in line
+    inspected = {Depth.FULL: Inspected(frames=3, mm=1024.0), Depth.GATE: Inspected(frames=9, mm=2048.0)}
+    line, _ = describe(event(CoilEvent(coil="4711", phase="end", encoder_count=1, inspected=inspected)))
+    assert line.endswith("not all in full: 1.0 m full, 2.0 m gate")
 
 
 def test_a_heartbeat_sums_up_what_was_lost_and_who_missed_what() -> None:
@@ -125,6 +142,7 @@ def test_a_heartbeat_sums_up_what_was_lost_and_who_missed_what() -> None:
     assert line == (
         "23:59:58.123  heartbeat: running, coil 4711; a 10 inspected 2 lost; b 5 inspected 0 lost; 4 undelivered by zmq"
     )
+    assert "; overload step 3; a 10 inspected" in describe(event(msgspec.structs.replace(beat, overload_step=3)))[0]
 
 
 @pytest.mark.parametrize("at", ["2026-01-31T23:59:58Z", "2026-01-31T23:59:58.5Z", "2026-01-31T23:59:58.000000001Z"])
