@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import msgspec
 import pytest
 import yaml
 
+from build_engines.arguments import parser as trainer_parser
 from docs.make import FOLDER, MADE, configuration, metrics, sizing, types
 from docs.make.sizing import Line
-from inspector import grading, overload, view
+from inspector import drift, grading, overload, view
+from inspector.__main__ import _parser as main_parser
 from inspector.config import Closed, Config, Positive, convert
 from inspector.events import Reason
 from inspector.metrics import Metrics
@@ -248,7 +251,13 @@ def test_every_reason_of_a_loss_has_a_row_in_the_handbook() -> None:
 SPEAKERS = {"say", "_say", "_on_state"}
 """Methods that make a state event of (part, state, detail)."""
 COMPUTED: dict[tuple[str, str], set[str]] = {
-    ("grading.py", "state"): {*view.STATES, view.SEES_STRIP, view.SEES_WELL},
+    ("grading.py", "state"): {
+        *view.STATES,
+        view.SEES_STRIP,
+        view.SEES_WELL,
+        *drift.OFF.values(),
+        drift.AS_USUAL,
+    },
     ("grading.py", "DEPTH_WORDS[verdict.depth]"): set(grading.DEPTH_WORDS.values()),
     ("overload.py", "change.after.words"): {step.words for step in overload.Step},
 }
@@ -310,3 +319,35 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             continue
         assert target.exists(), f"{page.name}: {link}"
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+COMMAND = re.compile(r"(?:^|`|[;&|] )\$? *(inspector|python -m build_engines) ([a-z]+)\b([^`\n#]*)", re.MULTILINE)
+COMING_COMMANDS = {"packs"}
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Every `--option` of a command and of the commands below it."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                found |= options_of(below)
+    return found
+
+
+def commands_of(program: str, name: str) -> dict[str, argparse.ArgumentParser]:
+    """The commands of a program; `name` is the one whose options are looked for."""
+    parser = main_parser([name]) if program == "inspector" else trainer_parser("")
+    (below,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(below.choices)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_every_command_that_is_named_can_be_given(page: Path) -> None:
+    for program, name, rest in COMMAND.findall(page.read_text(encoding="utf-8").replace("\\\n", " ")):
+        if name in COMING_COMMANDS:
+            continue
+        known = commands_of(program, name)
+        assert name in known, f"{page.name}: {program} {name}"
+        unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)) - options_of(known[name])
+        assert not unknown, f"{page.name}: {program} {name}{rest}: {unknown}"
