@@ -1,12 +1,9 @@
-"""docs/: what is made from the code is what the code gives, and what people wrote names only what there is."""
+"""docs/make: the pages that are made from the code are what the code gives, and nothing in them is without words."""
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Iterator
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -15,14 +12,9 @@ import yaml
 
 from docs.make import FOLDER, MADE, configuration, metrics, sizing, types
 from docs.make.sizing import Line
-from inspector import grading, overload, view
 from inspector.config import Closed, Config, Positive, convert
-from inspector.events import Reason
 from inspector.metrics import Metrics
 from tests.unit.test_adapters import KINDS, NEEDED, adapter
-
-ROOT = Path(__file__).parents[2]
-PAGES = sorted(path for path in [*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
 
 
 @pytest.mark.parametrize("name", MADE)
@@ -175,13 +167,6 @@ def test_every_metric_stands_under_the_heading_of_its_group() -> None:
     assert "inspector_journal_bytes" in [row.name for row in found["journal"]]
 
 
-@pytest.mark.parametrize("path", [*PAGES, *ROOT.glob("deploy/**/*.yaml"), *ROOT.glob("deploy/**/*.json")], ids=str)
-def test_every_metric_that_is_named_exists(path: Path) -> None:
-    known = {row.name for row in Metrics(process=False).table}
-    named = set(re.findall(r"\binspector_[a-z][a-z0-9_]*[a-z0-9]\b(?!\.)", path.read_text(encoding="utf-8")))
-    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} - known <= set()
-
-
 # ---------------------------------------------------------------- sizing.md
 
 
@@ -211,102 +196,3 @@ def test_cores_and_links_are_enough_and_not_one_more() -> None:
 def test_a_table_without_its_place_is_an_error() -> None:
     with pytest.raises(LookupError, match="rates"):
         sizing.filled("# Sizing\n")
-
-
-# ---------------------------------------------------------------- handbook.md
-
-HANDBOOK = ROOT / "docs" / "handbook.md"
-
-
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the tables under a heading, up to the next heading."""
-    _, found, rest = HANDBOOK.read_text(encoding="utf-8").partition(f"\n### {heading}\n")
-    assert found, f"the handbook has no heading {heading!r}"
-    table = [line for line in rest.split("\n#")[0].splitlines() if line.startswith("| `")]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table]
-
-
-def named(heading: str) -> set[str]:
-    """What the rows under a heading are about; each says what it means and what to do."""
-    for row in rows(heading):
-        assert len(row) >= 3, row
-        assert all(row), row
-    return {row[0].strip("`") for row in rows(heading)}
-
-
-def test_every_alert_has_a_row_in_the_handbook() -> None:
-    files = [yaml.safe_load(path.read_text()) for path in (ROOT / "deploy" / "prometheus").glob("*.rules.yaml")]
-    alerts = {rule["alert"] for file in files for group in file["groups"] for rule in group["rules"]}
-    assert len(alerts) > 10
-    assert alerts - named("Alerts") == set()
-
-
-def test_every_reason_of_a_loss_has_a_row_in_the_handbook() -> None:
-    assert named("Reasons of gaps and lost frames") == set(Reason)
-
-
-SPEAKERS = {"say", "_say", "_on_state"}
-"""Methods that make a state event of (part, state, detail)."""
-COMPUTED: dict[tuple[str, str], set[str]] = {
-    ("grading.py", "state"): {*view.STATES, view.SEES_STRIP, view.SEES_WELL},
-    ("grading.py", "DEPTH_WORDS[verdict.depth]"): set(grading.DEPTH_WORDS.values()),
-    ("overload.py", "change.after.words"): {step.words for step in overload.Step},
-}
-"""(file, what stands there for the state) -> the states that it may be."""
-
-
-def words(file: str, state: ast.expr) -> set[str]:
-    """The states that an expression in the code may be."""
-    match state:
-        case ast.Constant(value=str(word)):
-            return {word}
-        case ast.IfExp(body=one, orelse=other):
-            return words(file, one) | words(file, other)
-    return COMPUTED.get((file, ast.unparse(state)), set())
-
-
-def states() -> Iterator[tuple[str, set[str]]]:
-    """(place, states that are told there) of all code of the daemon."""
-    for path in sorted((ROOT / "inspector").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            match node:
-                case ast.Call(func=ast.Attribute(attr=name), args=[_, state, _, *_]) if name in SPEAKERS:
-                    yield f"{path.name}:{node.lineno}: {ast.unparse(state)}", words(path.name, state)
-                case ast.Call(func=ast.Name(id="State"), keywords=[ast.keyword(arg="part"), *_] as given):
-                    state = next(keyword.value for keyword in given if keyword.arg == "state")
-                    if not isinstance(state, ast.Name):  # else it was handed in, to one of the speakers
-                        yield f"{path.name}:{node.lineno}: {ast.unparse(state)}", words(path.name, state)
-
-
-def test_every_state_has_a_row_in_the_handbook() -> None:
-    told = dict(states())
-    assert len(told) > 12
-    assert [place for place, found in told.items() if not found] == [], "say in COMPUTED which states these may be"
-    assert set().union(*told.values()) - named("States") == set()
-
-
-# ---------------------------------------------------------------- every page
-
-
-COMING = {"drift.md", "gpu.md", "overload.md", "packs.md", "service.md"}
-"""Chapters that the handbook leads to and that are still being written."""
-
-
-def anchors(path: Path) -> set[str]:
-    """Of the headings of a page, as they are made for links."""
-    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
-        if link.startswith("http"):
-            continue
-        file, _, anchor = link.partition("#")
-        target = page.parent / file if file else page
-        if file in COMING:
-            continue
-        assert target.exists(), f"{page.name}: {link}"
-        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
