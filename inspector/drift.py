@@ -7,8 +7,8 @@
 
 What it was: the first windows of the camera with this pack, which are learnt and kept (`baselines`), or where nothing
 is learnt the pack's own reference. A state begins when a whole window is beyond the bound of the configuration, and
-beyond twice what the learnt windows differ among themselves, and beyond chance (one look in a million, if frames were
-independent); it ends well within the bound. Then the camera is "as usual", or another of the states still holds.
+beyond three times what the learnt windows differ from their sum, and beyond chance (one look in a million, if frames
+were independent); it ends well within the bound. Then the camera is "as usual", or another of the states still holds.
 
 Frames that show no strip, or strip that stands, are left out. The same frames, learnt anew, give the same states,
 whatever the batches. It costs about 3 us a frame.
@@ -57,8 +57,8 @@ AS_USUAL = "as usual"
 
 PIECES = 8
 """A window moves on by an eighth of itself."""
-MARGIN = 2.0
-"""Windows that were learnt differ so much from their sum; twice as much is no longer usual."""
+MARGIN = 3.0
+"""So many times what the windows that were learnt differ from their sum is no longer usual."""
 BACK_PSI = 0.5
 """A distance must come back to this share of its limit."""
 BACK_TIMES = 0.8
