@@ -42,8 +42,10 @@ class Census(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """By mean grey of the strip, between BRIGHTNESS_EDGES."""
     passed: Count = 0
     """Frames that pass the gate."""
+    full: Count = 0
+    """Frames that were inspected in full: only of these it is known whether they show a defect."""
     alarmed: Count = 0
-    """Frames that show a defect."""
+    """Those among them that show one."""
 
     def __post_init__(self) -> None:
         for name, counts, edges in (
@@ -52,16 +54,18 @@ class Census(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         ):
             if len(counts) != len(edges) + 1 or sum(counts) != self.frames:
                 raise ValueError(f"{name} must be {len(edges) + 1} counts that add up to frames")
-        if max(self.passed, self.alarmed) > self.frames:
-            raise ValueError("passed and alarmed must not be more than frames")
+        if self.passed > self.frames or not self.alarmed <= self.full <= self.frames:
+            raise ValueError("passed and full must not be more than frames, nor alarmed more than full")
 
-    def add(self, gate_score: float, brightness: float, passed: bool, alarmed: bool) -> None:
-        """Count a frame; score and brightness are 0..1."""
+    def add(self, gate_score: float, brightness: float, passed: bool, alarmed: bool | None) -> None:
+        """Count a frame; score and brightness are 0..1. `alarmed` is None where it was not inspected in full."""
         self.frames += 1
         self.gate_scores[bisect_right(SCORE_EDGES, gate_score)] += 1
         self.brightness[bisect_right(BRIGHTNESS_EDGES, brightness)] += 1
         self.passed += passed
-        self.alarmed += alarmed
+        if alarmed is not None:
+            self.full += 1
+            self.alarmed += alarmed
 
 
 def total(each: Iterable[Census]) -> Census:
@@ -72,6 +76,7 @@ def total(each: Iterable[Census]) -> Census:
         gate_scores=[sum(column) for column in zip(*(one.gate_scores for one in known), strict=True)],
         brightness=[sum(column) for column in zip(*(one.brightness for one in known), strict=True)],
         passed=sum(one.passed for one in known),
+        full=sum(one.full for one in known),
         alarmed=sum(one.alarmed for one in known),
     )
 

@@ -111,12 +111,13 @@ class DriftConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     watch: bool = True
     """Watch all that follows."""
-    window_frames: Annotated[int, Meta(ge=80, le=10_000_000)] = 50_000
-    """The newest frames, of each camera, that are compared: enough for some coils, or each steel looks like drift.
-    50,000 of the reference format are 6.4 km of strip, 11 minutes at 10 m/s."""
+    window_frames: Annotated[int, Meta(ge=80, le=10_000_000)] = 200_000
+    """The newest frames, of each camera, that are compared: enough for many coils, or each steel looks like drift.
+    200,000 of the reference format are 26 km of strip, 43 minutes at 10 m/s."""
     learn_windows: Annotated[int, Meta(ge=2, le=200)] | None = 20
-    """So many windows are learnt first, over restarts, and nothing is told meanwhile; with each pack anew. null:
-    nothing is learnt, and drift from the pack's reference is told: best for one that was made on this line's frames."""
+    """So many windows are learnt first (20: 14 hours at 10 m/s), over restarts, with each pack anew; nothing is told
+    meanwhile. null: nothing is learnt, and drift from the pack's reference is told: for a pack that has one made on
+    frames of this line."""
     gate_score: Index | None = 0.25
     """`off in gate scores`: the distribution of gate scores is farther than this from what it was (population stability
     index, see inspector/census.py); null: not watched."""

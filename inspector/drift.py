@@ -7,8 +7,8 @@
 
 What it was: the first windows of the camera with this pack, which are learnt and kept (`baselines`), or where nothing
 is learnt the pack's own reference. A state begins when a whole window is beyond the bound of the configuration, and
-beyond twice what the learnt windows differ among themselves, and beyond chance (one look in a million, if frames were
-independent); it ends well within the bound. Then the camera is "as usual", or another of the states still holds.
+beyond three times what the learnt windows differ from their sum, and beyond chance (one look in a million, if frames
+were independent); it ends well within the bound. Then the camera is "as usual", or another of the states still holds.
 
 Frames that show no strip, or strip that stands, are left out. The same frames, learnt anew, give the same states,
 whatever the batches. It costs about 3 us a frame.
@@ -36,6 +36,7 @@ from inspector.census import (
     total,
 )
 from inspector.config import DriftConfig
+from inspector.events import Depth
 from inspector.metrics import DriftMetrics, Metrics
 from inspector.pack import Pack
 from inspector.records import Sight, Verdict, Verdicts
@@ -56,8 +57,8 @@ AS_USUAL = "as usual"
 
 PIECES = 8
 """A window moves on by an eighth of itself."""
-MARGIN = 2.0
-"""Windows that were learnt differ so much from their sum; twice as much is no longer usual."""
+MARGIN = 3.0
+"""So many times what the windows that were learnt differ from their sum is no longer usual."""
 BACK_PSI = 0.5
 """A distance must come back to this share of its limit."""
 BACK_TIMES = 0.8
@@ -70,10 +71,13 @@ _HISTOGRAMS: dict[str, Callable[[Census], Sequence[int]]] = {
     GATE: lambda census: census.gate_scores,
     BRIGHTNESS: lambda census: census.brightness,
 }
-_HITS: dict[str, Callable[[Census], int]] = {
-    PASSED: lambda census: census.passed,
-    ALARMED: lambda census: census.alarmed,
+_HITS: dict[str, Callable[[Census], tuple[int, int]]] = {
+    PASSED: lambda census: (census.passed, census.frames),
+    ALARMED: lambda census: (census.alarmed, census.full),
 }
+"""Of how many frames how many do it."""
+ENOUGH = 0.9
+"""A rate is judged if it is known of so much of the frames: those that overload leaves out are not like the others."""
 _DO = {PASSED: "pass the gate", ALARMED: "show a defect"}
 _MEND = {
     GATE: "look at lamp, lens and flat-field; is it a new steel, or another gate",
@@ -86,7 +90,8 @@ _MEND = {
 def count(census: Census, verdict: Verdict, gate_threshold: float) -> None:
     """Take a frame into a census; it must show strip, and its pixels must be there yet."""
     shows = brightness(verdict.frame.pixels, verdict.roi)
-    alarmed = any(region.area_px >= region.needed_px for region in verdict.regions)
+    found = any(region.area_px >= region.needed_px for region in verdict.regions)
+    alarmed = found if verdict.depth is Depth.FULL else None
     census.add(verdict.gate_score, shows, verdict.gate_score >= gate_threshold, alarmed)
 
 
@@ -95,20 +100,28 @@ class Drift:
 
     Args:
         config: the section.
-        engines: the pack whose verdicts will be seen.
+        on_duty: the pack that judges from now on. While verdicts of another come they are left out, and when its own
+            do they are counted, and compared, anew.
         cameras: their names.
         baselines: what was learnt of them.
         metrics: the line's.
     """
 
     def __init__(
-        self, config: DriftConfig, engines: Pack, cameras: Iterable[str], baselines: Baselines, metrics: Metrics
+        self,
+        config: DriftConfig,
+        on_duty: Callable[[], Pack],
+        cameras: Iterable[str],
+        baselines: Baselines,
+        metrics: Metrics,
     ) -> None:
+        engines = on_duty()
         self._config = config
+        self._on_duty = on_duty
         self.baselines = baselines
         shown = {name: metrics.drift(name, OFF) for name in cameras}
         self._cameras = {name: _Camera(config, engines, baselines, name, own) for name, own in shown.items()}
-        self._threshold = engines.manifest.gate.threshold
+        self._digest, self._threshold = engines.digest, engines.manifest.gate.threshold
         _tell_yardstick(config, engines)
 
     def see(self, verdicts: Verdicts) -> None:
@@ -116,15 +129,21 @@ class Drift:
         `Verdict.drifts`."""
         for verdict in verdicts.verdicts:
             frame = verdict.frame
-            if verdict.roi.width and frame.counts_per_line != 0:
+            if verdict.roi.width and frame.counts_per_line != 0 and self._follow(verdict.pack_digest):
                 verdict.drifts = self._cameras[frame.camera].see(verdict, self._threshold)
 
-    def reset(self, engines: Pack) -> None:
-        """From the next verdict on another pack judges: its frames are counted, and compared, anew."""
-        self._threshold = engines.manifest.gate.threshold
+    def _follow(self, digest: str) -> bool:
+        """Whether this is the pack that is counted now; it may just have become so."""
+        if digest == self._digest:
+            return True
+        engines = self._on_duty()
+        if engines.digest != digest:
+            return False
+        self._digest, self._threshold = digest, engines.manifest.gate.threshold
         for camera in self._cameras.values():
             camera.reset(engines)
         _tell_yardstick(self._config, engines)
+        return True
 
 
 def _tell_yardstick(config: DriftConfig, engines: Pack) -> None:
@@ -150,8 +169,9 @@ class _Yardstick:
     def learnt(cls, windows: Sequence[Census]) -> _Yardstick:
         whole = total(windows)
         unlike = {name: max(psi(of(window), of(whole)) for window in windows) for name, of in _HISTOGRAMS.items()}
-        for name, of in _HITS.items():
-            unlike[name] = max(abs(sigmas(of(one), one.frames, of(whole), whole.frames)) for one in windows)
+        for name, hits in _HITS.items():
+            known = [hits(window) for window in windows if _known(name, window)]
+            unlike[name] = max((abs(sigmas(*one, *hits(whole))) for one in known), default=0.0)
         return cls(whole, f"the camera's first {whole.frames:,}", unlike)
 
 
@@ -216,22 +236,25 @@ class _Camera:
             log.info("camera %s: drift is watched against %s frames", self._name, self._own.words)
 
     def _show(self, window: Census) -> None:
-        for name, hits in _HITS.items():
-            self._shown.share(name, hits(window) / window.frames)
+        rates = [(name, hits) for name, hits in _HITS.items() if _known(name, window)]
+        for name, hits in rates:
+            done, frames = hits(window)
+            self._shown.share(name, done / frames)
         for against, yardstick in (("own", self._own), ("pack", self._pack)):
             if yardstick is None:
                 continue
             usual = yardstick.census
             for name, of in _HISTOGRAMS.items():
                 self._shown.distance(name, against, psi(of(window), of(usual)))
-            for name, hits in _HITS.items():
-                self._shown.times(name, against, times_as_many(hits(window), window.frames, hits(usual), usual.frames))
+            for name, hits in rates:
+                if _known(name, usual):
+                    self._shown.times(name, against, times_as_many(*hits(window), *hits(usual)))
 
     # ------------------------------------------------------------ what is beyond its bound
 
     def _judge(self, measure: str, window: Census, yardstick: _Yardstick) -> list[Sight]:
         bound: float | None = getattr(self._config, measure)
-        if bound is None:
+        if bound is None or not (_known(measure, window) and _known(measure, yardstick.census)):
             return []
         compare = _distance if measure in _HISTOGRAMS else _rate
         beyond, back, words = compare(measure, window, yardstick, bound)
@@ -256,6 +279,11 @@ _Found = tuple[bool, bool, str]
 """(beyond the bound, well within it, the figures in words)."""
 
 
+def _known(measure: str, census: Census) -> bool:
+    """Whether enough is known of the frames to judge this measure of them."""
+    return measure in _HISTOGRAMS or _HITS[measure](census)[1] >= max(1.0, ENOUGH * census.frames)
+
+
 def _distance(measure: str, window: Census, yardstick: _Yardstick, bound: float) -> _Found:
     of, edges, usual = _HISTOGRAMS[measure], EDGES[measure], yardstick.census
     now, was = of(window), of(usual)
@@ -275,15 +303,14 @@ def _short(times: float) -> str:
 
 
 def _rate(measure: str, window: Census, yardstick: _Yardstick, bound: float) -> _Found:
-    usual = yardstick.census
-    hits, others = _HITS[measure](window), _HITS[measure](usual)
-    times = times_as_many(hits, window.frames, others, usual.frames)
-    apart = abs(sigmas(hits, window.frames, others, usual.frames))
+    (hits, frames), (others, other_frames) = _HITS[measure](window), _HITS[measure](yardstick.census)
+    times = times_as_many(hits, frames, others, other_frames)
+    apart = abs(sigmas(hits, frames, others, other_frames))
     sure = max(SURE_SIGMAS, MARGIN * yardstick.unlike.get(measure, 0.0))
     off = abs(math.log(times)) / math.log(bound)
     words = (
-        f"{hits / window.frames:.2%} of {window.frames:,} frames {_DO[measure]}, of {yardstick.words} "
-        f"{others / usual.frames:.2%} did: {_short(times)} times as many (limits {1 / bound:.2g} and {bound:g}), by "
+        f"{hits / frames:.2%} of {frames:,} frames {_DO[measure]}, of {yardstick.words} "
+        f"{others / other_frames:.2%} did: {_short(times)} times as many (limits {1 / bound:.2g} and {bound:g}), by "
         f"{apart:.1f} standard deviations (limit {sure:.1f})"
     )
     return off > 1 and apart > sure, off < BACK_TIMES, words

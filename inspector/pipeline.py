@@ -469,7 +469,8 @@ def _drift(line: Line) -> Drift | None:
         return None
     file = beside(line.config.journal.path)
     known = Baselines(file, section.window_frames, line.metrics.drift_unsaved.inc)
-    return Drift(section, line.pack, [camera.name for camera in line.config.cameras], known, line.metrics)
+    names = [camera.name for camera in line.config.cameras]
+    return Drift(section, lambda: line.pack, names, known, line.metrics)
 
 
 def _retention(config: JournalConfig) -> Retention:

@@ -94,8 +94,8 @@ def test_rates_compare_the_same_both_ways(hits: int, frames: int, others: int, o
     assert sigmas(*there) > 0
 
 
-@given(st.lists(st.tuples(SHARES, SHARES, st.booleans(), st.booleans()), max_size=30), st.integers(0, 30))
-def test_what_is_counted_apart_adds_up(frames: list[tuple[float, float, bool, bool]], cut: int) -> None:
+@given(st.lists(st.tuples(SHARES, SHARES, st.booleans(), st.none() | st.booleans()), max_size=30), st.integers(0, 30))
+def test_what_is_counted_apart_adds_up(frames: list[tuple[float, float, bool, bool | None]], cut: int) -> None:
     parts = [Census(), Census(), Census()]
     for number, frame in enumerate(frames):
         parts[0 if number < cut else 1].add(*frame)
@@ -121,6 +121,7 @@ def test_a_value_lies_in_the_bin_that_is_named() -> None:
         ({"gate_scores": [1] * 20}, "gate_scores must be 20 counts that add up to frames"),
         ({"brightness": [1]}, "brightness must be 32 counts"),
         ({"passed": 2}, "must not be more than frames"),
+        ({"full": 0, "alarmed": 1}, "nor alarmed more than full"),
         ({"frames": -1}, "frames"),
         ({"median": 1}, "median"),
     ],

@@ -19,6 +19,7 @@ from inspector.baselines import PACKS, Baselines
 from inspector.census import Census, total
 from inspector.config import DriftConfig
 from inspector.drift import AS_USUAL, OFF, PIECES, Drift, count
+from inspector.events import Depth
 from inspector.metrics import Metrics
 from inspector.pack import Pack
 from inspector.records import Frame, Region, Roi, Sight, Verdict, Verdicts
@@ -87,11 +88,14 @@ class Watch:
 
     drift: Drift
     metrics: Metrics
+    duty: list[Pack]
+    """The pack on duty."""
 
     def see(self, verdicts: Iterable[Verdict]) -> list[tuple[int, Sight]]:
         """(how many frames had been seen, what was told)."""
         told = []
         for number, verdict in enumerate(verdicts, start=1):
+            verdict.pack_digest = self.duty[0].digest
             self.drift.see(Verdicts(0, [verdict]))
             told += [(number, sight) for sight in verdict.drifts]
         return told
@@ -110,7 +114,8 @@ def watching(tmp_path: Path, engines: Pack) -> Watching:
     def begin(config: DriftConfig = QUICK, own: Pack = engines, file: Path = tmp_path / "line.drift.json") -> Watch:
         metrics = Metrics(process=False)
         known = Baselines(file, config.window_frames, metrics.drift_unsaved.inc)
-        return Watch(Drift(config, own, ["a"], known, metrics), metrics)
+        duty = [own]
+        return Watch(Drift(config, lambda: duty[0], ["a"], known, metrics), metrics, duty)
 
     return begin
 
@@ -193,11 +198,25 @@ def test_frames_without_strip_or_of_strip_that_stands_are_left_out(watching: Wat
     assert watch.value("drift_frames_ratio", measure="passed") is None
 
 
+def test_what_overload_leaves_out_is_no_change_of_the_alarm_rate(watching: Watching) -> None:
+    """Nobody knows whether frames show a defect that were not inspected in full; that they pass the gate is known."""
+    watch = watching()
+    watch.see(USUAL.verdicts(LEARNT + WINDOW))
+    hasty = replace(USUAL, found=0.0, defective=0.2)
+    busy = list(hasty.verdicts(2 * WINDOW, seed=2))
+    for verdict in busy[: int(1.8 * WINDOW)]:
+        verdict.depth = Depth.GATE
+    assert set(states(watch.see(busy))) == {OFF["passed"], OFF["gate_score"]}
+    assert states(watch.see(hasty.verdicts(WINDOW, seed=3))) == [OFF["alarmed"]]
+
+
 def test_batches_change_nothing(watching: Watching, tmp_path: Path) -> None:
     told = []
     for size in (1, 7, 64):
         watch = watching(file=tmp_path / f"{size}.json")
         verdicts = [*USUAL.verdicts(LEARNT + WINDOW), *CHANGED["brightness"].verdicts(WINDOW, seed=2)]
+        for verdict in verdicts:
+            verdict.pack_digest = watch.duty[0].digest
         for first in range(0, len(verdicts), size):
             watch.drift.see(Verdicts(0, verdicts[first : first + size]))
         told.append([(number, verdict.drifts) for number, verdict in enumerate(verdicts) if verdict.drifts])
@@ -255,13 +274,18 @@ def test_another_pack_is_learnt_anew_and_the_old_one_finds_its_own(
     watch = watching()
     watch.see(USUAL.verdicts(LEARNT))
     assert states(watch.see(CHANGED["gate_score"].verdicts(WINDOW, seed=2))) == [OFF["gate_score"]]
-    watch.drift.reset(referred)
+    watch.duty[0] = referred
+    told = watch.see(CHANGED["gate_score"].verdicts(WINDOW - 1, seed=3))
+    assert told == [(1, (AS_USUAL, "another pack judges: its frames are counted anew"))]
     assert watch.value("drift_state", measure="gate_score") == 0
     assert watch.value("drift_learnt_ratio") == 0
-    told = watch.see(CHANGED["gate_score"].verdicts(LEARNT + 2 * WINDOW, seed=3))
-    assert told == [(1, (AS_USUAL, "another pack judges: its frames are counted anew"))]
-    watch.drift.reset(engines)
+    for verdict in USUAL.verdicts(WINDOW):  # of the pack that was on duty before, and may still be on their way
+        verdict.pack_digest = engines.digest
+        watch.drift.see(Verdicts(0, [verdict]))
+    assert watch.value("drift_learnt_ratio") == 0
+    assert watch.see(CHANGED["gate_score"].verdicts(LEARNT + WINDOW, seed=4)) == []
     assert watch.value("drift_learnt_ratio") == 1
+    watch.duty[0] = engines
     assert states(watch.see(CHANGED["gate_score"].verdicts(WINDOW, seed=2))) == [OFF["gate_score"]]
 
 
