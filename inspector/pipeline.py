@@ -51,7 +51,7 @@ from inspector.stages import CascadeStage, GradingStage, PreprocessStage
 from inspector.strip import Geometry
 from inspector.view import views
 from inspector.wire.flood import watch as watch_floods
-from inspector.worker import Crew, Worker
+from inspector.worker import Crew, Pulse, Worker
 
 JOIN_S = 5.0
 """How long the exit of a line waits for threads that should have ended already."""
@@ -268,8 +268,10 @@ class Line:
         self._serve(name, server.serve)
 
     def _serve(self, name: str, serve: Callable[[threading.Event], None]) -> None:
-        done = threading.Event()
+        done = Pulse()
         worker = Worker(name, Serve(name, serve, done))
+        done.beat = worker.beat
+        self.crew.servers.append(worker)
         worker.start()
         self.held.callback(worker.join, JOIN_S)
         self.held.callback(done.set)

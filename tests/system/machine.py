@@ -7,6 +7,7 @@ The nested systemd must not be started in the root control group: there it would
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
@@ -24,6 +25,7 @@ PATIENCE_S = 120.0
 """A wait that takes so long has failed, on the busiest machine."""
 TURN_S = 0.02
 ROOT = Path(__file__).resolve().parents[2]
+MEMORY_KB = 4 * 2**20
 GROUP = "inspector-test-"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -33,7 +35,9 @@ folder=$1
 groups=$2
 shift 2
 for group in $groups; do mkdir -p "$group"; echo $$ > "$group/cgroup.procs"; done
-mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/upper,workdir=$folder/work" "$folder/root"
+mount -t tmpfs -o size=3g tmpfs "$folder/layer"
+mkdir "$folder/layer/upper" "$folder/layer/work"
+mount -t overlay overlay -o "lowerdir=/,upperdir=$folder/layer/upper,workdir=$folder/layer/work" "$folder/root"
 exec systemd-nspawn --quiet --boot --directory="$folder/root" --machine=inspector-test-$$ \
     --register=no --keep-unit --notify-ready=yes --private-network --link-journal=no --console=pipe \
     --resolv-conf=off --timezone=off "$@" -- systemd.unit=basic.target systemd.show_status=no
@@ -47,6 +51,9 @@ def why_not() -> str | None:
     for program in ("systemd-nspawn", "nsenter", "unshare", "setpriv"):
         if shutil.which(program, path=PATH) is None:
             return f"{program} is not installed (apt-get install systemd-container util-linux)"
+    found = re.search(r"MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text())
+    if found is None or int(found[1]) < MEMORY_KB:
+        return f"less than {MEMORY_KB // 2**20} GiB of memory are free"
     if not _hierarchies():
         return "no control groups that a nested systemd could use are mounted"
     return None
@@ -61,14 +68,21 @@ def _hierarchies() -> list[Path]:
     return [top] if os.access(top / "cgroup.procs", os.W_OK) else []
 
 
+class CannotBoot(Exception):
+    """Why."""
+
+
 class Machine:
     """Booted on enter, gone on exit.
 
-    `folder` must be on a file system that can be an overlay's upper layer. Its folder `shared`, the checkout and the
-    tests' Python lie in the machine where they lie here, and can be read there.
+    What it writes is in memory: about a gigabyte for two releases. The checkout and the tests' Python lie in the
+    machine where they lie here, and can be read there; `shared` can be written too, here and there.
     """
 
     def __init__(self, folder: Path) -> None:
+        self.shared = folder / "shared"
+        """The same folder here and there."""
+        self.shared.mkdir(exist_ok=True)
         self._folder = folder
         self._groups: list[Path] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -76,8 +90,8 @@ class Machine:
 
     def __enter__(self) -> Self:
         _sweep()
-        for name in ("upper", "work", "root", "shared"):
-            (self._folder / name).mkdir(exist_ok=True)
+        for name in ("layer", "root"):
+            (self._folder / name).mkdir()
         self._groups = [place / f"{GROUP}{os.getpid()}" for place in _hierarchies()]
         name = str(self._folder / "notify")
         try:
@@ -92,22 +106,23 @@ class Machine:
 
     def _boot(self, notify: str) -> None:
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private"]
-        seen = dict.fromkeys((ROOT, Path(sys.prefix), self._folder / "shared"))  # wherever they lie; /tmp is its own
-        binds = [f"--bind-ro={path}" for path in seen]
+        seen = dict.fromkeys((ROOT, Path(sys.prefix)))  # wherever they lie: /tmp is its own
+        binds = [f"--bind={self.shared}", *(f"--bind-ro={path}" for path in seen)]
         arguments = [str(self._folder), " ".join(map(str, self._groups)), *binds]
-        self._process = subprocess.Popen(
-            [*command, "bash", "-c", BOOT, "boot", *arguments],
-            env={"PATH": PATH, "NOTIFY_SOCKET": notify},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=(self._folder / "boot.log").open("wb"),
-        )
+        with (self._folder / "boot.log").open("wb") as said:
+            self._process = subprocess.Popen(
+                [*command, "bash", "-c", BOOT, "boot", *arguments],
+                env={"PATH": PATH, "NOTIFY_SOCKET": notify},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
 
     def _booted(self, ears: socket.socket) -> int:
         """Process 1 of the machine, seen from here, once it says that it is up.
 
         Raises:
-            RuntimeError: it does not come up; what it said.
+            CannotBoot: it does not come up; what it said.
         """
         assert self._process is not None
         life = os.pidfd_open(self._process.pid)
@@ -116,7 +131,7 @@ class Machine:
             while not (leader and ready):
                 heard, _, _ = select.select([ears, life], [], [], PATIENCE_S)
                 if ears not in heard:
-                    raise RuntimeError(f"the machine does not boot: {(self._folder / 'boot.log').read_text()}")
+                    raise CannotBoot(f"the machine does not boot: {(self._folder / 'boot.log').read_text()}")
                 for line in ears.recv(65536).decode().splitlines():
                     name, _, value = line.partition("=")
                     leader = int(value) if name == "X_NSPAWN_LEADER_PID" else leader
@@ -142,8 +157,7 @@ class Machine:
                 self._process.kill()
                 self._process.wait()
         _sweep()
-        for name in ("upper", "work"):
-            shutil.rmtree(self._folder / name, ignore_errors=True)  # hundreds of megabytes
+        shutil.rmtree(self.shared)
 
     # ------------------------------------------------------------ in it
 
@@ -176,6 +190,14 @@ class Machine:
     def python(self, script: Path, *arguments: str | Path, **options: Any) -> subprocess.Popen[str]:
         """A script of the tests in the machine, with the tests' own Python."""
         return self.start(sys.executable, script, *arguments, env={"PYTHONPATH": str(ROOT)}, **options)
+
+    def journal(self, inside: str, copies: Path) -> Path:
+        """A copy of a journal that nobody writes now: SQLite does not find its way through /proc."""
+        source, folder = self.path(inside), copies / inside.strip("/").replace("/", "-")
+        folder.mkdir(exist_ok=True)
+        for file in source.parent.glob(f"{source.name}*"):
+            shutil.copy(file, folder)
+        return folder / source.name
 
     # ------------------------------------------------------------ its services
 

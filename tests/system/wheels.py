@@ -10,6 +10,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+LEFT_OUT = re.compile(r"^/\.\.|\.pyc$|/(INSTALLER|REQUESTED)$|/tests/|^/onnxruntime/(transformers|tools|quantization)/")
+"""What pip makes itself, programs beside the packages, and thousands of files that the daemon never imports."""
+
 
 def wheelhouse(folder: Path, *names: str) -> Path:
     """Wheels of these distributions and of all that they need, made of their installed files; returns `folder`."""
@@ -23,7 +26,7 @@ def wheelhouse(folder: Path, *names: str) -> Path:
         found = metadata.distribution(name)
         needed = map(Requirement, found.requires or ())
         wanted += [each.name for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
-        if name not in ("inspector",):
+        if name != "inspector":
             _pack(found, folder)
     return folder
 
@@ -35,5 +38,5 @@ def _pack(found: metadata.Distribution, folder: Path) -> None:
     name = re.sub(r"[-_.]+", "_", found.metadata["Name"])
     with zipfile.ZipFile(folder / f"{name}-{found.version}-{tag}.whl", "w", zipfile.ZIP_STORED) as wheel:
         for file in found.files or ():
-            if not str(file).startswith("..") and file.suffix != ".pyc" and file.name not in ("INSTALLER", "REQUESTED"):
+            if not LEFT_OUT.search(f"/{file}"):
                 wheel.write(str(found.locate_file(file)), str(file))
