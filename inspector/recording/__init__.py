@@ -119,8 +119,8 @@ class Recording:
             graded=self._coils.graded,
             received_ns=time.time_ns(),
         )
-        # A replay finds out by itself that the encoder counts anew.
-        self._know(None if ask == FORGET else entry)
+        # A replay finds out by itself that the encoder counts anew, unless it had done so since the run before.
+        self._know(None if ask == FORGET and entry.after is not None else entry)
 
     def _know(self, entry: Told | Stood | None) -> Known:
         known = Known(*self._coils.snapshot(), entry)

@@ -6,6 +6,7 @@ import argparse
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_every_metric_that_is_named_exists(path: Path) -> None:
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} - known <= set()
 
 
-COMING = {"drift.md", "gpu.md", "overload.md", "packs.md", "service.md"}
+COMING = {"gpu.md", "packs.md", "service.md"}
 """Chapters that the handbook leads to and that are still being written."""
 
 
@@ -184,7 +185,18 @@ def test_every_piece_of_yaml_is_taken(page: Path) -> None:
                     found = convert({"name": "any", "kind": "synthetic"} | camera, CameraConfig)
                     adapters.options(adapter("cameras", found.kind), found.options, f"{page.name}: {found.name}")
             else:
-                convert(value, SECTIONS[key].type)
+                with incomplete():
+                    convert(value, SECTIONS[key].type)
+
+
+@contextmanager
+def incomplete() -> Iterator[None]:
+    """A piece may leave out what a whole section needs."""
+    try:
+        yield
+    except msgspec.ValidationError as error:
+        if "missing required field" not in str(error):
+            raise
 
 
 def takes(seam: str, kind: str, options: dict[str, Any]) -> bool:
