@@ -205,6 +205,7 @@ class _Camera:
         for measure in self._told:
             self._shown.holds(measure, False)
         self._told.clear()
+        self._shown.forget()
         self._begin(engines)
 
     def see(self, verdict: Verdict, threshold: float) -> list[Sight]:
@@ -237,6 +238,8 @@ class _Camera:
 
     def _show(self, window: Census) -> None:
         rates = [(name, hits) for name, hits in _HITS.items() if _known(name, window)]
+        for name in _HITS.keys() - dict(rates).keys():
+            self._shown.forget(name)
         for name, hits in rates:
             done, frames = hits(window)
             self._shown.share(name, done / frames)

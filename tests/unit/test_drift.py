@@ -202,11 +202,14 @@ def test_what_overload_leaves_out_is_no_change_of_the_alarm_rate(watching: Watch
     """Nobody knows whether frames show a defect that were not inspected in full; that they pass the gate is known."""
     watch = watching()
     watch.see(USUAL.verdicts(LEARNT + WINDOW))
-    hasty = replace(USUAL, found=0.0, defective=0.2)
+    hasty = replace(USUAL, found=0.0, defective=0.3)
     busy = list(hasty.verdicts(2 * WINDOW, seed=2))
     for verdict in busy[: int(1.8 * WINDOW)]:
         verdict.depth = Depth.GATE
-    assert set(states(watch.see(busy))) == {OFF["passed"], OFF["gate_score"]}
+    assert set(states(watch.see(busy[:WINDOW]))) == {OFF["passed"], OFF["gate_score"]}
+    assert watch.value("drift_frames_ratio", measure="alarmed") is None
+    assert watch.value("drift_times_ratio", measure="passed", against="own") is not None
+    assert watch.see(busy[WINDOW:]) == []
     assert states(watch.see(hasty.verdicts(WINDOW, seed=3))) == [OFF["alarmed"]]
 
 
@@ -279,6 +282,8 @@ def test_another_pack_is_learnt_anew_and_the_old_one_finds_its_own(
     assert told == [(1, (AS_USUAL, "another pack judges: its frames are counted anew"))]
     assert watch.value("drift_state", measure="gate_score") == 0
     assert watch.value("drift_learnt_ratio") == 0
+    assert watch.value("drift_psi", measure="gate_score", against="own") is None
+    assert watch.value("drift_psi", measure="gate_score", against="pack") is not None
     for verdict in USUAL.verdicts(WINDOW):  # of the pack that was on duty before, and may still be on their way
         verdict.pack_digest = engines.digest
         watch.drift.see(Verdicts(0, [verdict]))
