@@ -10,8 +10,10 @@ counts are drawn, so days of strip take seconds.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,66 +98,59 @@ def windows(rolls: Sequence[Shares], together: int, frames: int, rng: np.random.
         yield pieces
 
 
+def next_window(strip: Iterator[list[Census]]) -> Census:
+    """The next one that has no frame of the last."""
+    return total([next(strip) for _ in range(PIECES)][-1])
+
+
 def line(
-    usual: Sequence[Shares], ill: Sequence[Shares], together: int, section: DriftConfig, watched: int, seed: int
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Measure -> warnings in so many windows of usual strip, and -> of as many windows of ill strip those beyond."""
-    rng, learn = np.random.default_rng(seed), section.learn_windows or 0
-    strip = windows(usual, together, section.window_frames, rng)
-
-    def following(source: Iterator[list[Census]]) -> Census:
-        return total([next(source) for _ in range(PIECES)][-1])
-
-    yardstick = Yardstick.learnt([following(strip) for _ in range(learn)])
-    warnings, beyond, off = dict.fromkeys(OFF, 0), dict.fromkeys(OFF, 0), set()
-    for pieces in (next(strip) for _ in range(watched * PIECES)):
+    rolls: Mapping[str, Sequence[Shares]], together: int, section: DriftConfig, watched: int, seed: int
+) -> dict[str, Counter[str]]:
+    """USUAL -> warnings by measure in so many windows of usual strip; fault -> how many windows of such strip, of a
+    quarter as many, are beyond the limit."""
+    rng = np.random.default_rng(seed)
+    strip = windows(rolls[USUAL], together, section.window_frames, rng)
+    yardstick = Yardstick.learnt([next_window(strip) for _ in range(section.learn_windows or 0)])
+    told: dict[str, Counter[str]] = {name: Counter() for name in rolls}
+    off: set[str] = set()
+    for pieces in itertools.islice(strip, watched * PIECES):
         for measure in OFF:
-            found = compare(measure, total(pieces), yardstick, section)
-            if found is not None and measure not in off and found[0]:
-                off.add(measure)
-                warnings[measure] += 1
-            elif found is not None and found[1]:
-                off.discard(measure)
-    strip = windows(ill, together, section.window_frames, rng)
-    for _ in range(watched):
-        window = following(strip)
-        for measure in OFF:
-            found = compare(measure, window, yardstick, section)
-            beyond[measure] += found is not None and found[0]
-    return warnings, beyond
+            beyond, back, _ = compare(measure, total(pieces), yardstick, section) or (False, True, "")
+            told[USUAL][measure] += beyond and measure not in off
+            off = off | {measure} if beyond else off - {measure} if back else off
+    for name in FAULTS.keys() - {USUAL}:
+        strip = windows(rolls[name], together, section.window_frames, rng)
+        for _ in range(watched // 4):
+            window = next_window(strip)
+            for measure in OFF:
+                told[name][measure] += (compare(measure, window, yardstick, section) or (False,))[0]
+    return told
 
 
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     pack = packs.load(options.pack)
     pictures = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for path in sorted(options.data.iterdir())]
-    rolls = dict(judged(pack, [np.asarray(each, np.uint8) for each in pictures if each is not None], options.views))
-    seen = [k for k in range(len(rolls[USUAL])) if all(found[k].frames for found in rolls.values())]
-    rolls = {name: [found[k] for k in seen] for name, found in rolls.items()}
-    known = total(rolls[USUAL])
-    found: dict[str, Any] = {
-        "pack": pack.digest,
-        "rolls": len(seen),
-        "views": options.views,
-        "distances": {},
-        "lines": [],
-    }
-    for name, own in rolls.items():
-        whole = total(own)
-        distances = psi(whole.gate_scores, known.gate_scores), psi(whole.brightness, known.brightness)
-        found["distances"][name] = dict(zip(("gate_score", "brightness"), distances, strict=True))
-        print(f"{name:<12} gate scores {distances[0]:.2f}, brightness {distances[1]:.2f} from as it is")
-    usual = [shares(each) for each in rolls[USUAL]]
-    for frames in options.window_frames:
+    found = dict(judged(pack, [np.asarray(each, np.uint8) for each in pictures if each is not None], options.views))
+    seen = [k for k in range(len(found[USUAL])) if all(own[k].frames for own in found.values())]
+    usual = total(found[USUAL][k] for k in seen)
+    figures: dict[str, Any] = {"pack": pack.digest, "rolls": len(seen), "views": options.views, "distances": {}}
+    for name, own in found.items():
+        whole = total(own[k] for k in seen)
+        apart = psi(whole.gate_scores, usual.gate_scores), psi(whole.brightness, usual.brightness)
+        figures["distances"][name] = dict(zip(("gate_score", "brightness"), apart, strict=True))
+        print(f"{name:<12} gate scores {apart[0]:.2f}, brightness {apart[1]:.2f} from as it is", flush=True)
+    rolls = {name: [shares(own[k]) for k in seen] for name, own in found.items()}
+    figures["lines"] = []
+    for frames, together in itertools.product(options.window_frames, (4, 1)):
         section = DriftConfig(window_frames=frames)
-        for together in (4, 1):
-            for name in list(rolls)[1:]:
-                ill = [shares(each) for each in rolls[name]]
-                runs = [line(usual, ill, together, section, options.windows, seed) for seed in range(options.lines)]
-                warnings, beyond = ({m: sum(run[k][m] for run in runs) for m in OFF} for k in range(2))
-                row = {"window_frames": frames, "rolls_in_a_coil": together, "windows": options.lines * options.windows}
-                found["lines"].append(row | {"fault": name, "warnings_without": warnings, "windows_beyond": beyond})
-                print(json.dumps(found["lines"][-1]))
-    return found
+        runs = [line(rolls, together, section, options.windows, seed) for seed in range(options.lines)]
+        told = {name: {measure: sum(run[name][measure] for run in runs) for measure in OFF} for name in FAULTS}
+        figures["lines"].append({"window_frames": frames, "rolls_in_a_coil": together, "told": told})
+        print(f"windows of {frames:,} frames, {together} rolls in a coil; {options.lines * options.windows} windows")
+        for name, each in told.items():
+            of = f"of {options.lines * (options.windows // 4)} windows" if name != USUAL else "warnings"
+            print(f"    {name:<12} {', '.join(f'{m} {count}' for m, count in each.items())} {of}", flush=True)
+    return figures
 
 
 def main() -> None:
