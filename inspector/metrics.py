@@ -539,24 +539,32 @@ class ViewMetrics:
 
 
 class DriftMetrics:
-    """The metrics of how far one camera's frames are from what they were. What is not known yet has no series."""
+    """The metrics of how far one camera's frames are from what they were. What is not known has no series."""
 
     def __init__(self, metrics: Metrics, name: str, measures: Iterable[str]) -> None:
         self._metrics, self._name = metrics, name
         self._states = {measure: metrics.drift_state.labels(name, measure) for measure in measures}
         self._warnings = {measure: metrics.drift_warnings.labels(name, measure) for measure in self._states}
+        self._shown: set[tuple[Gauge, tuple[str, ...]]] = set()
 
     def distance(self, measure: str, against: str, psi: float) -> None:
         """Show how far a distribution is from that of a reference."""
-        self._metrics.drift_psi.labels(self._name, measure, against).set(psi)
+        self._show(self._metrics.drift_psi, psi, measure, against)
 
     def share(self, measure: str, ratio: float) -> None:
         """Show which share of the frames it is."""
-        self._metrics.drift_frames.labels(self._name, measure).set(ratio)
+        self._show(self._metrics.drift_frames, ratio, measure)
 
     def times(self, measure: str, against: str, ratio: float) -> None:
         """Show that share over that of a reference."""
-        self._metrics.drift_times.labels(self._name, measure, against).set(ratio)
+        self._show(self._metrics.drift_times, ratio, measure, against)
+
+    def forget(self, measure: str | None = None) -> None:
+        """What was shown of a measure, or of all, is no longer known."""
+        gone = {shown for shown in self._shown if measure in (None, shown[1][1])}
+        for gauge, labels in gone:
+            gauge.remove(*labels)
+        self._shown -= gone
 
     def learnt(self, ratio: float) -> None:
         """Show how much of what is usual is known."""
@@ -567,6 +575,10 @@ class DriftMetrics:
         self._states[measure].set(true)
         if true:
             self._warnings[measure].inc()
+
+    def _show(self, gauge: Gauge, value: float, *labels: str) -> None:
+        gauge.labels(self._name, *labels).set(value)
+        self._shown.add((gauge, (self._name, *labels)))
 
 
 class StageMetrics:
