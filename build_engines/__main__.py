@@ -37,6 +37,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         scale=arguments.scale,
         gate_scale=arguments.gate_scale,
         tile=(arguments.height, arguments.width),
+        crop=(arguments.crop_height, arguments.crop_width),
         seed=arguments.seed,
         threads=arguments.threads,
         workers=arguments.workers,
@@ -98,6 +99,7 @@ def export(arguments: argparse.Namespace) -> None:
         names=datasets.read_names(arguments.names),
         validation=tuple(arguments.validation),
         test=tuple(arguments.test),
+        sibling=arguments.sibling,
         note=arguments.note,
     )
     _show(packing.make(order))
