@@ -1,6 +1,6 @@
 """From own frames to a pack, and from a pack to GPU plans:
 
-python -m build_engines train|crossvalidate|measure|evaluate|export|quantize|synthesize|build
+python -m build_engines train|crossvalidate|measure|evaluate|export|quantize|synthesize|unfold|build
 """
 
 from __future__ import annotations
@@ -161,6 +161,15 @@ def build(arguments: argparse.Namespace) -> None:
             out.print(row, markup=False, highlight=False)
 
 
+def unfold(arguments: argparse.Namespace) -> None:
+    from build_engines import datasets, splits
+    from build_engines import unfold as unfolding
+    from inspector.pack import load
+
+    parts = splits.load(arguments.split) if arguments.split else {}
+    unfolding.unfold(load(arguments.pack), datasets.read(arguments.data), parts, arguments.out)
+
+
 def _show(figures: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
@@ -174,6 +183,7 @@ COMMANDS = {
     "quantize": quantize,
     "synthesize": synthesize,
     "build": build,
+    "unfold": unfold,
 }
 
 

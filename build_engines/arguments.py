@@ -21,6 +21,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     _add_quantize(commands)
     _add_synthesize(commands)
     _add_build(commands)
+    _add_unfold(commands)
     return top
 
 
@@ -148,6 +149,14 @@ def _add_quantize(commands: Any) -> None:
     command.add_argument(
         "--split", type=Path, help="split.json of the pack's run: calibrate on train, judge on validation"
     )
+
+
+def _add_unfold(commands: Any) -> None:
+    command = commands.add_parser("unfold", help="make a run out of a pack, to go on from: `train --parent`")
+    command.add_argument("--pack", type=Path, required=True)
+    command.add_argument("--data", type=Path, required=True, help="frames for the statistics of the batch norms")
+    command.add_argument("--split", type=Path, help="split.json of the pack's run, if it learnt from --data")
+    command.add_argument("--out", type=Path, required=True, help="run folder to write")
 
 
 def _add_synthesize(commands: Any) -> None:

@@ -68,8 +68,10 @@ class Feed:
     def __post_init__(self) -> None:
         self.buckets = {True: _buckets(self.real), False: _buckets(self.extra)}
         own = self.settings
-        size = {"height": own.height, "width": own.width, "tile": own.tile}
-        self.varier = replace(self.varier, **size, factor=PIXEL_STRIDE * own.scale, recipe=own.recipe)
+        factor = PIXEL_STRIDE * own.scale
+        self.varier = replace(
+            self.varier, height=own.height, width=own.width, tile=own.tile, factor=factor, recipe=own.recipe
+        )
 
     def raw(self, step: int) -> Raw:
         """The batch of a step, before it is varied on the device."""

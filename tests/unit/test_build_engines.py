@@ -30,6 +30,7 @@ from build_engines import (  # noqa: E402
     synthesize,
     thresholds,
     train,
+    unfold,
 )
 from build_engines.__main__ import main  # noqa: E402
 from build_engines.feed import Feed, prepare_feed  # noqa: E402
@@ -309,6 +310,26 @@ def test_a_pack_of_a_run_that_learnt_from_all_is_measured_by_its_sibling(
     assert told["held-out real frames, by the sibling"]["gate"]["threshold"] == shipped.gate.threshold
     assert "A sibling, trained" in (tmp_path / "whole" / "MODEL_CARD.md").read_text()
     assert [file.name for file in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_pack_unfolds_to_networks_that_answer_as_before_and_can_learn(
+    toys: Path, trained: Path, made: Path, tmp_path: Path
+) -> None:
+    words = ["unfold", "--pack", str(made), "--data", str(toys), "--out", str(tmp_path / "run")]
+    assert main([*words, "--split", str(trained / "split.json")]) == 0
+    facts = runs.facts_of(tmp_path / "run")
+    assert (facts.classes, facts.scale, facts.gate_scale, facts.width) == ([1, 2], 2, 2, WIDTH)
+    watched = [toy_frame(number)[1] for number in range(0, 2 * unfold.FRAMES, 2)]  # every second of 64
+    grey = networks.prepare(torch.from_numpy(np.stack(watched))[:, None])
+    gates = [runs.trained("gate", 2, run) for run in (trained, tmp_path / "run")]
+    with torch.no_grad():
+        wanted, found = (gate(grey)[1] for gate in gates)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(gates[1].train()(grey)[1], wanted, rtol=0.02, atol=0.02)
+    teacher = runs.trained("teacher", 2, tmp_path / "run")
+    types = runs.trained("types", 2, trained)
+    assert torch.equal(teacher.head.cells.weight, types.head.cells.weight)  # type: ignore[union-attr]
+    assert splits.load(tmp_path / "run" / "split.json") == splits.load(trained / "split.json")
 
 
 def test_thresholds_are_taken_over_and_files_are_not(made: Path) -> None:
