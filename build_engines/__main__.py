@@ -63,9 +63,11 @@ def train(arguments: argparse.Namespace) -> None:
 
     settings = _settings(arguments, parent=arguments.parent, folds=arguments.folds, fold=arguments.fold)
     known = network_names(class_numbers(read(arguments.data)))
-    if arguments.network not in ("all", *known):
-        raise ConfigError(f"--network {arguments.network}: unknown. Choose all, {', '.join(known)}")
-    train_all(settings, arguments.steps, arguments.batch, known if arguments.network == "all" else [arguments.network])
+    chosen = known if arguments.network == "all" else arguments.network.split(",")
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--network {name}: unknown. Choose all, or some of {','.join(known)}")
+    train_all(settings, arguments.steps, arguments.batch, chosen)
 
 
 def crossvalidate(arguments: argparse.Namespace) -> None:
@@ -99,6 +101,7 @@ def export(arguments: argparse.Namespace) -> None:
         names=datasets.read_names(arguments.names),
         validation=tuple(arguments.validation),
         test=tuple(arguments.test),
+        twins=not arguments.without_twins,
         sibling=arguments.sibling,
         note=arguments.note,
     )

@@ -29,7 +29,7 @@ def _add_train(commands: Any) -> None:
     command = commands.add_parser("train", help="train one network or all; goes on where a killed training was")
     _add_training(command)
     command.add_argument("--parent", type=Path, help="a finished run to go on from, with its split or --shares")
-    command.add_argument("--network", default="all", help="all, teacher, gate, types or segment_<class number>")
+    command.add_argument("--network", default="all", help="all, or some of teacher,gate,types,segment_<class number>")
     command.add_argument("--folds", type=int, default=0, help="cross-validation: so many folds by look-alike group")
     command.add_argument("--fold", type=int, default=1, help="the fold that is kept for the test, 1..folds")
 
@@ -129,6 +129,9 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--pack", type=Path, required=True, help="folder to write, such as engines/severstal")
     command.add_argument("--version", default="1.0.0")
     command.add_argument("--names", type=Path, help="YAML with class number: name, over those of the training")
+    command.add_argument(
+        "--without-twins", action="store_true", help="no float16 files for GPUs: half the size; `build` makes its own"
+    )
     command.add_argument("--note", default="", help="Markdown for the end of the model card")
     command.add_argument(
         "--sibling",

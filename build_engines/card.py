@@ -26,7 +26,9 @@ ABOUT = """\
 EfficientNet-Lite0 encoders (ReLU6, batch norms folded, ImageNet weights to start from, Apache-2.0), grey, at 1/{scale}
 of the camera's resolution (the gate at 1/{gate_scale}). The gate has a narrower encoder; gate and types pool a coarse
 map of defect scores; each segmenter has a light feature-pyramid decoder at 1/{pixel} of the camera's resolution, scaled
-up inside the graph.
+up inside the graph."""
+
+TWINS = """\
 Each network has a twin in float16 (`<network>.fp16.onnx`) for GPUs that take their precision from the graph."""
 
 DATA = """\
@@ -121,6 +123,7 @@ def _head(facts: Facts) -> str:
             f"# Pack `{facts.manifest.name}` {facts.manifest.version}",
             "",
             ABOUT.format(scale=facts.scale, gate_scale=facts.gate_scale, pixel=PIXEL_STRIDE * facts.scale),
+            *([TWINS] if facts.manifest.gate.gpu else []),
             f"Input: raw grey uint8 [batch, 1, {facts.manifest.tile.height}, {facts.manifest.tile.width}].",
             "",
             "Classes: " + ", ".join(f"{entry.number} {entry.name}" for entry in facts.manifest.classes) + ".",

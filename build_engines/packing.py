@@ -39,6 +39,8 @@ class Order:
     """More data folders to choose thresholds on."""
     test: tuple[Path, ...] = ()
     """More data folders to measure on, each reported by its folder's name."""
+    twins: bool = True
+    """With float16 twins for GPUs; where they are left out, `build` makes them."""
     sibling: Path | None = None
     """A finished run of the same recipe that kept frames back, for a run that learnt from all of them: its networks are
     measured in place of the pack's own, and the thresholds are chosen by what they say of the frames it kept back."""
@@ -64,7 +66,7 @@ def _export(order: Order, run: Path, folder: Path) -> None:
     facts = facts_of(run)
     shutil.rmtree(folder, ignore_errors=True)
     tile = TileSize(height=facts.height, width=facts.width)
-    files = export.export_all(deployed(run, facts), tile, folder)
+    files = export.export_all(deployed(run, facts), tile, folder, order.twins)
     export.write_manifest(first_manifest(order, facts, files), folder)
 
 

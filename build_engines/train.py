@@ -48,7 +48,7 @@ __all__ = ["network_names", "start", "train", "trained"]
 
 def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = None) -> nn.Module:
     """The network as its training begins: from the parent run, from the run's teacher, or from ImageNet."""
-    if parent is not None and name in ("teacher", "gate"):
+    if parent is not None and name in ("teacher", "gate") and (parent / f"{name}.pt").is_file():
         return trained(name, len(classes), parent)
     if name == "teacher" or (name == "gate" and not (out / "teacher.pt").is_file()):
         network = blank(name, len(classes))

@@ -8,6 +8,7 @@ heads are those of the segmenters, its map head is that of types.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from inspector.pack import Pack
 
 FRAMES = 24
 """Frames whose statistics the batch norms take."""
+
+LOG = logging.getLogger(__name__)
 
 HELD = "network."
 """What the names of a deployed network's weights begin with."""
@@ -60,6 +63,11 @@ def unfold(pack: Pack, samples: Sequence[Sample], parts: dict[str, str], out: Pa
     splits.save(parts, out / "split.json")
     for name, weights in wanted.items():
         network = blank(name, len(numbers)).eval()
+        if set(weights) != _folded(network):
+            LOG.warning(
+                "the pack's %s is of another architecture: it will begin anew, with the teacher's weights", name
+            )
+            continue
         give_back_norms(network, weights, [prepare(frame, scales.get(name, facts.scale)) for frame in frames])
         torch.save({"average": network.state_dict()}, out / f"{name}.pt")
 
@@ -92,6 +100,13 @@ def _teacher(types: Weights, segmenters: Sequence[Weights]) -> Weights:
     for key in ("pixels.weight", "pixels.bias"):
         found[key] = torch.cat([own[key] for own in segmenters])
     return found | {key: value for key, value in types.items() if key.startswith("head.")}
+
+
+def _folded(network: nn.Module) -> set[str]:
+    """Names of a network's weights once its batch norms are folded."""
+    owners = {name: own for name, own in network.named_modules() if isinstance(own, nn.Conv2d)}
+    own = {f"{name}.{kind}" for name in owners for kind in ("weight", "bias")}
+    return own | {key for key, _ in network.named_parameters() if key.endswith(("gain", "offset"))}
 
 
 @torch.no_grad()

@@ -302,13 +302,15 @@ def test_onnx_equals_torch_and_a_changed_network_is_noticed(tmp_path: Path, kind
 def test_a_pack_of_a_run_that_learnt_from_all_is_measured_by_its_sibling(
     toys: Path, trained: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["--data", str(toys), "--pack", str(tmp_path / "whole"), "--sibling", str(trained)]
+    words = ["--data", str(toys), "--pack", str(tmp_path / "whole"), "--sibling", str(trained), "--without-twins"]
     assert main(["export", "--run", str(trained), *words, "--test", str(toys)]) == 0
     told = json.loads(capsys.readouterr().out)
     assert list(told) == ["held-out real frames, by the sibling", toys.name]
     shipped = packs.load(made).manifest
     assert told["held-out real frames, by the sibling"]["gate"]["threshold"] == shipped.gate.threshold
     assert "A sibling, trained" in (tmp_path / "whole" / "MODEL_CARD.md").read_text()
+    assert not packs.load(tmp_path / "whole").twins()
+    assert not list((tmp_path / "whole").glob("*.fp16.onnx"))
     assert [file.name for file in tmp_path.iterdir()] == ["whole"]
 
 
