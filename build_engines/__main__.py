@@ -38,6 +38,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         gate_scale=arguments.gate_scale,
         tile=(arguments.height, arguments.width),
         crop=(arguments.crop_height, arguments.crop_width),
+        pace=arguments.rate,
         seed=arguments.seed,
         threads=arguments.threads,
         workers=arguments.workers,

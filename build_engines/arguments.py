@@ -87,6 +87,9 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--crop-width", type=_side, default=0, help=f"likewise; else {CROP_WIDTH} px")
     command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
+    command.add_argument(
+        "--rate", type=float, default=1.0, help="times the usual learning rates; less to go on from a good --parent"
+    )
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--threads", type=int, default=2, help="CPU threads")
     command.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: a thread")

@@ -70,7 +70,10 @@ class Settings:
     """Height and width of what the networks will be given, px."""
     crop: tuple[int, int] = (0, 0)
     """Height and width of what teacher and segmenters learn from, px; 0: the tile's height, CROP_WIDTH."""
+    pace: float = 1.0
+    """Times the usual learning rates of all networks."""
     rate: float = 1.5e-3
+    """Of this network."""
     clean: float = 0.3
     """Share of clean frames in a batch."""
     seed: int = 1
@@ -96,6 +99,6 @@ def stint(name: str, settings: Settings, steps: int, batch: int = 0) -> Settings
         batch=max(1, round(own.batch * grown)),
         height=min(tall or settings.tile[0], settings.tile[0]),
         width=min(wide or CROP_WIDTH, settings.tile[1]),
-        rate=own.rate * min(2.0, grown**0.5),
+        rate=own.rate * settings.pace * min(2.0, grown**0.5),
         clean=own.clean,
     )

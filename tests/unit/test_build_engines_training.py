@@ -136,6 +136,7 @@ def test_teacher_and_segmenters_learn_from_crops_and_the_rest_from_tiles(toys: P
         (256, 800),
     ]
     assert stint("segment_1", dataclasses.replace(own, crop=(0, 1600)), 10).width == 800
+    assert stint("gate", dataclasses.replace(own, pace=0.5), 10).rate == stint("gate", own, 10).rate / 2
     with pytest.raises(ConfigError, match="--crop-width 144: not a multiple of 32 px"):
         feed.prepare_feed(dataclasses.replace(own, crop=(0, 144)))
 
