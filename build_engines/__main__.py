@@ -1,6 +1,6 @@
 """From own frames to a pack, and from a pack to GPU plans:
 
-python -m build_engines train|crossvalidate|measure|evaluate|export|reference|quantize|synthesize|build
+python -m build_engines train|crossvalidate|measure|evaluate|export|reference|quantize|synthesize|unfold|build
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         scale=arguments.scale,
         gate_scale=arguments.gate_scale,
         tile=(arguments.height, arguments.width),
+        crop=(arguments.crop_height, arguments.crop_width),
+        pace=arguments.rate,
         seed=arguments.seed,
         threads=arguments.threads,
         workers=arguments.workers,
@@ -62,9 +64,11 @@ def train(arguments: argparse.Namespace) -> None:
 
     settings = _settings(arguments, parent=arguments.parent, folds=arguments.folds, fold=arguments.fold)
     known = network_names(class_numbers(read(arguments.data)))
-    if arguments.network not in ("all", *known):
-        raise ConfigError(f"--network {arguments.network}: unknown. Choose all, {', '.join(known)}")
-    train_all(settings, arguments.steps, arguments.batch, known if arguments.network == "all" else [arguments.network])
+    chosen = known if arguments.network == "all" else arguments.network.split(",")
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--network {name}: unknown. Choose all, or some of {','.join(known)}")
+    train_all(settings, arguments.steps, arguments.batch, chosen)
 
 
 def crossvalidate(arguments: argparse.Namespace) -> None:
@@ -98,6 +102,8 @@ def export(arguments: argparse.Namespace) -> None:
         names=datasets.read_names(arguments.names),
         validation=tuple(arguments.validation),
         test=tuple(arguments.test),
+        twins=not arguments.without_twins,
+        sibling=arguments.sibling,
         note=arguments.note,
     )
     _show(packing.make(order))
@@ -173,6 +179,15 @@ def build(arguments: argparse.Namespace) -> None:
             out.print(row, markup=False, highlight=False)
 
 
+def unfold(arguments: argparse.Namespace) -> None:
+    from build_engines import datasets, splits
+    from build_engines import unfold as unfolding
+    from inspector.pack import load
+
+    parts = splits.load(arguments.split) if arguments.split else {}
+    unfolding.unfold(load(arguments.pack), datasets.read(arguments.data), parts, arguments.out)
+
+
 def _show(figures: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
@@ -187,6 +202,7 @@ COMMANDS = {
     "quantize": quantize,
     "synthesize": synthesize,
     "build": build,
+    "unfold": unfold,
 }
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from build_engines.defaults import PARTS, SCALE
+from build_engines.defaults import CROP_WIDTH, PARTS, SCALE
 
 
 def parser(about: str) -> argparse.ArgumentParser:
@@ -22,14 +22,15 @@ def parser(about: str) -> argparse.ArgumentParser:
     _add_quantize(commands)
     _add_synthesize(commands)
     _add_build(commands)
+    _add_unfold(commands)
     return top
 
 
 def _add_train(commands: Any) -> None:
     command = commands.add_parser("train", help="train one network or all; goes on where a killed training was")
     _add_training(command)
-    command.add_argument("--parent", type=Path, help="a finished run to go on from, with its split")
-    command.add_argument("--network", default="all", help="all, teacher, gate, types or segment_<class number>")
+    command.add_argument("--parent", type=Path, help="a finished run to go on from, with its split or --shares")
+    command.add_argument("--network", default="all", help="all, or some of teacher,gate,types,segment_<class number>")
     command.add_argument("--folds", type=int, default=0, help="cross-validation: so many folds by look-alike group")
     command.add_argument("--fold", type=int, default=1, help="the fold that is kept for the test, 1..folds")
 
@@ -69,8 +70,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--shares",
         type=_shares,
-        default=tuple(PARTS.items()),
-        help="train,validation,test shares of the labelled frames, such as 0.8,0.2,0",
+        help="train,validation,test shares of the labelled frames, such as 0.8,0.2,0; else those of --parent, or "
+        + ",".join(map(str, PARTS.values())),
     )
     command.add_argument("--steps", type=int, default=2400, help="steps of the teacher; the others take their share")
     command.add_argument("--batch", type=int, default=0, help="of the teacher; the others take their share")
@@ -82,7 +83,14 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--width", type=_side, default=1600, help="tile across the strip, px, a multiple of 16 x scale"
     )
+    command.add_argument(
+        "--crop-height", type=_side, default=0, help="of what teacher and segmenters learn from, px; else the tile's"
+    )
+    command.add_argument("--crop-width", type=_side, default=0, help=f"likewise; else {CROP_WIDTH} px")
     command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
+    command.add_argument(
+        "--rate", type=float, default=1.0, help="times the usual learning rates; less to go on from a good --parent"
+    )
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--threads", type=int, default=2, help="CPU threads")
     command.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: a thread")
@@ -125,7 +133,16 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--pack", type=Path, required=True, help="folder to write, such as engines/severstal")
     command.add_argument("--version", default="1.0.0")
     command.add_argument("--names", type=Path, help="YAML with class number: name, over those of the training")
+    command.add_argument(
+        "--without-twins", action="store_true", help="no float16 files for GPUs: half the size; `build` makes its own"
+    )
     command.add_argument("--note", default="", help="Markdown for the end of the model card")
+    command.add_argument(
+        "--sibling",
+        type=Path,
+        help="a finished run of the same recipe that kept frames back, where --run learnt from all: thresholds are "
+        "chosen and figures measured by its networks",
+    )
     command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to choose on")
     command.add_argument("--test", type=Path, action="append", default=[], help="one more folder to measure on")
 
@@ -149,6 +166,14 @@ def _add_quantize(commands: Any) -> None:
     command.add_argument(
         "--split", type=Path, help="split.json of the pack's run: calibrate on train, judge on validation"
     )
+
+
+def _add_unfold(commands: Any) -> None:
+    command = commands.add_parser("unfold", help="make a run out of a pack, to go on from: `train --parent`")
+    command.add_argument("--pack", type=Path, required=True)
+    command.add_argument("--data", type=Path, required=True, help="frames for the statistics of the batch norms")
+    command.add_argument("--split", type=Path, help="split.json of the pack's run, if it learnt from --data")
+    command.add_argument("--out", type=Path, required=True, help="run folder to write")
 
 
 def _add_synthesize(commands: Any) -> None:
