@@ -117,6 +117,22 @@ def failing_gate(tile: Tile, level: int, *, below: bool = False) -> onnx.ModelPr
     return graph(nodes, tile, ("score", TensorProto.FLOAT, []))
 
 
+def failing_types(tile: Tile, classes: int) -> onnx.ModelProto:
+    """Types that fail in the runtime on every tile."""
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["grey"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["grey"], ["most"], axes=[2, 3], keepdims=0),
+        helper.make_node("Cast", ["most"], ["index"], to=TensorProto.INT64),
+        constant("far", np.int64(1000)),
+        helper.make_node("Add", ["index", "far"], ["place"]),
+        constant("table", np.zeros(1, dtype=np.float32)),
+        helper.make_node("Gather", ["table", "place"], ["one"]),
+        constant("times", np.array([1, classes], dtype=np.int64)),
+        helper.make_node("Tile", ["one", "times"], ["scores"]),
+    ]
+    return graph(nodes, tile, ("scores", TensorProto.FLOAT, [classes]))
+
+
 def graded_types(tile: Tile, classes: int = 4) -> onnx.ModelProto:
     """Types that say how sure they are by the grey: the n-th grey of a class's band scores n / 10."""
     nodes = [helper.make_node("Cast", ["frames"], ["grey"], to=TensorProto.FLOAT), constant("ten", np.float32(10))]
