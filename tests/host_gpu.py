@@ -36,8 +36,14 @@ POISON = 0xA5
 
 
 class HostMark:
-    def __init__(self) -> None:
+    def __init__(self, device: HostDevice) -> None:
         self.place: tuple[HostQueue, int] | None = None
+        self.device = device
+        device.marks += 1
+
+    def free(self) -> None:
+        self.device.must_be_active()
+        self.device.marks -= 1
 
 
 class HostQueue:
@@ -69,9 +75,13 @@ class HostQueue:
     def synchronize(self) -> None:
         self.device.must_be_active()
         with self.device.guard:
-            self.device.synchronised += 1
             self.device.run_ahead(self)
             self.run_to(self.done + len(self._waiting))
+
+    def free(self) -> None:
+        self.device.must_be_active()
+        assert not self._waiting
+        del self.device.queues[self.handle]
 
     def run_to(self, place: int) -> None:
         while self.done < place:
@@ -150,8 +160,8 @@ class HostDevice:
         self.allocated: dict[int, HostMemory] = {}
         self.graveyard: list[NDArray[np.uint8]] = []
         self.queues: dict[int, HostQueue] = {}
+        self.marks = 0
         self.closed = False
-        self.synchronised = 0
         self.uploads: list[int] = []
         """Where in host memory they came from."""
         self.downloaded_bytes = 0
@@ -207,7 +217,7 @@ class HostDevice:
 
     def mark(self) -> HostMark:
         self.must_be_active()
-        return HostMark()
+        return HostMark(self)
 
     def upload(self, to: int, source: NDArray[np.uint8], queue: HostQueue) -> None:
         assert source.flags.c_contiguous
@@ -244,6 +254,8 @@ class HostDevice:
 
     def close(self) -> None:
         assert not self.allocated, "device memory is left"
+        assert not self.queues
+        assert not self.marks
         self.closed = True
 
     def move(self, to: int, source: int, size: int, device: list[int]) -> None:

@@ -2,20 +2,25 @@
 
 The primary context is retained and pushed and popped by each thread for each piece of work; pycuda.autoinit, which
 would make a context of its own, is never used. pycuda frees what belongs to a context only in a thread where the
-context is current, so everything is freed by hand.
+context is current, so everything is freed by hand. Page-locking goes to the driver itself: pycuda 2026.1's
+register_host_memory crashes the process.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from inspector.errors import ConfigError, EngineError
-from inspector.runtimes._device import Bytes, Mark, Queue
+from inspector.runtimes._device import Bytes, Queue
+from inspector.runtimes._frames import address_of
 from inspector.runtimes._tensorrt import gpus, has_driver
 
+PORTABLE = 1
+"""CU_MEMHOSTREGISTER_PORTABLE: page-locked for every GPU."""
 NON_BLOCKING = 1
 """CU_STREAM_NON_BLOCKING: never waits for CUDA's default stream."""
 INSTALL = "pip install 'inspector[gpu]'"
@@ -81,13 +86,21 @@ class CudaMemory:
 class CudaLocked:
     """Host memory registered with the driver; the memory itself stays numpy's."""
 
-    def __init__(self, registered: Any) -> None:
-        self._registered = registered
+    def __init__(self, library: ctypes.CDLL, memory: Bytes) -> None:
+        self._library = library
+        self._memory = memory
+        self._held = True
+        self._ask("cuMemHostRegister_v2", ctypes.c_size_t(memory.nbytes), ctypes.c_uint(PORTABLE))
 
     def release(self) -> None:
-        registered, self._registered = self._registered, None
-        if registered is not None:
-            registered.base.unregister()
+        held, self._held = self._held, False
+        if held:
+            self._ask("cuMemHostUnregister")
+
+    def _ask(self, call: str, *words: Any) -> None:
+        error = self._library[call](ctypes.c_void_p(address_of(self._memory)), *words)
+        if error:
+            raise EngineError(f"the driver refuses {call} with error {error}: look at `ulimit -l` (LimitMEMLOCK=)")
 
 
 class CudaQueue:
@@ -99,16 +112,29 @@ class CudaQueue:
         self.handle = int(self.stream.handle)
 
     def set(self, mark: Any) -> None:
-        mark.record(self.stream)
+        mark.event.record(self.stream)
 
     def wait(self, mark: Any) -> None:
-        self.stream.wait_for_event(mark)
+        self.stream.wait_for_event(mark.event)
 
     def synchronize(self) -> None:
         try:
             self.stream.synchronize()
         except self._error as error:
             raise EngineError(f"the GPU failed: {error}") from error
+
+    def free(self) -> None:
+        self.stream = None  # pycuda destroys it with its last reference
+
+
+class CudaMark:
+    """A CUDA event."""
+
+    def __init__(self, driver: Any) -> None:
+        self.event = driver.Event(driver.event_flags.DISABLE_TIMING)
+
+    def free(self) -> None:
+        self.event = None
 
 
 class CudaDevice:
@@ -123,6 +149,7 @@ class CudaDevice:
         self.name = known.name if known else str(device.name())
         self.driver = known.driver if known else "unknown"
         self._context = device.retain_primary_context()
+        self._library = ctypes.CDLL("libcuda.so.1")
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -144,15 +171,13 @@ class CudaDevice:
             ) from error
 
     def lock(self, memory: Bytes) -> CudaLocked:
-        flags = self._driver.mem_host_register_flags.PORTABLE
-        return CudaLocked(self._driver.register_host_memory(memory, flags))
+        return CudaLocked(self._library, memory)
 
     def queue(self) -> CudaQueue:
         return CudaQueue(self._driver)
 
-    def mark(self) -> Mark:
-        made: Mark = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
-        return made
+    def mark(self) -> CudaMark:
+        return CudaMark(self._driver)
 
     def upload(self, to: int, source: Bytes, queue: Queue) -> None:
         self._driver.memcpy_htod_async(to, source, _stream(queue))

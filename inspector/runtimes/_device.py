@@ -42,6 +42,8 @@ class Locked(Protocol):
 class Mark(Protocol):
     """A place in a queue; set anew at each `Queue.set`."""
 
+    def free(self) -> None: ...
+
 
 class Queue(Protocol):
     """Work for the device, done in order."""
@@ -58,6 +60,9 @@ class Queue(Protocol):
 
     def synchronize(self) -> None:
         """Wait here until everything in the queue is done."""
+
+    def free(self) -> None:
+        """Nothing is in the queue any more."""
 
 
 class Device(Protocol):

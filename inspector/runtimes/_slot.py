@@ -56,6 +56,7 @@ class Slot:
                 name: Lane(engine, device, main if name in ("gate", "types") else device.queue(), recorder)
                 for name, engine in engines.items()
             }
+            self._queues = list(dict.fromkeys([self._upload, *(lane.queue for lane in self._lanes.values())]))
             self._boxes = {number: _HostBuffer(device) for number in self._levels}
         self._count = 0
         self._begun: dict[int, _Begun] = {}
@@ -114,6 +115,9 @@ class Slot:
             self._batch.free()
             for buffer in (self._staging, *self._boxes.values()):
                 buffer.free()
+            self._uploaded.free()
+            for queue in self._queues:
+                queue.free()
 
     # ------------------------------------------------------------ copying in
 
@@ -135,7 +139,7 @@ class Slot:
 
     def _settle(self) -> None:
         """Wait until no queue holds anything."""
-        for queue in (self._upload, *(lane.queue for lane in self._lanes.values())):
+        for queue in self._queues:
             queue.synchronize()
 
     # ------------------------------------------------------------ networks that give scores
