@@ -28,11 +28,12 @@ from inspector.pack import Pack
 from inspector.plans import Cache
 from inspector.runtimes._frames import PAGE, FrameMemory, address_of
 from inspector.runtimes._graphs import Recorder, RecordingError
-from inspector.runtimes._tensorrt import Library
+from inspector.runtimes._tensorrt import Library, has_driver
 from inspector.runtimes.tensorrt import Options, Platform, TensorRtRuntime, keys_of
 
 Work = Callable[[], None]
 POISON = 0xA5
+HAS_DRIVER = has_driver()
 
 
 class HostMark:

@@ -101,6 +101,21 @@ def conv_segment(tile: Tile, seed: int = 3) -> onnx.ModelProto:
     return graph(nodes, tile, ("probability", TensorProto.UINT8, list(tile)))
 
 
+def uniform_segment(tile: Tile, grey: int) -> onnx.ModelProto:
+    """A segmenter that says the same of every pixel of every tile."""
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["greys"], to=TensorProto.FLOAT),
+        constant("nothing", np.float32(0)),
+        constant("grey", np.float32(grey)),
+        helper.make_node("Mul", ["greys", "nothing"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "grey"], ["same"]),
+        constant("axis", np.array([1], dtype=np.int64)),
+        helper.make_node("Squeeze", ["same", "axis"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["probability"], to=TensorProto.UINT8),
+    ]
+    return graph(nodes, tile, ("probability", TensorProto.UINT8, list(tile)))
+
+
 def failing_gate(tile: Tile, level: int, *, below: bool = False) -> onnx.ModelProto:
     """A gate that fails in the runtime on any tile with a grey of `level` or more (`below`: on any with none)."""
     reach = np.zeros(256, dtype=np.int64)

@@ -7,7 +7,7 @@ See docs/gpu.md.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ class TensorRtRuntime:
     def __init__(self, options: Options, pack: Pack, platform: Platform) -> None:
         self.workers = options.slots * len(options.devices)
         precision: packs.Precision = "float16" if options.precision == "fp16" else "float32"
-        self.precisions = dict.fromkeys(pack.networks(), precision)
+        self.precisions: Mapping[str, str] = dict.fromkeys(pack.networks(), precision)
         self._options = options
         self._pack = pack
         self._platform = platform

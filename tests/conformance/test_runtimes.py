@@ -134,8 +134,7 @@ def ask(stream: Stream, pictures: list[Pixels]) -> Answers:
 
 def whole(patch: Patch) -> NDArray[np.uint8]:
     """A patch on its tile. What lies beyond it or below the threshold says nothing."""
-    canvas = np.zeros(TILE, dtype=np.uint8)
-    canvas[patch.y : patch.y + patch.values.shape[0], patch.x : patch.x + patch.values.shape[1]] = patch.values
+    canvas = patch.on(TILE).copy()
     canvas[canvas < LEVEL] = 0
     return canvas
 
