@@ -103,6 +103,24 @@ class Slot:
                 found += [Patch(patch.y, patch.x, patch.values.copy()) for patch in part]
             return found
 
+    def blind(self, tiles: Sequence[Pixels], wanted: Mapping[str, Sequence[int]]) -> None:
+        """Put networks into their queues for the tiles at these places of a new batch, and look at nothing they say.
+
+        That is what the bare engines cost, which a line is measured against; `settle` waits for them.
+        """
+        self.load(tiles)
+        for network, indices in wanted.items():
+            lane = self._lanes[network]
+            with self._working(f"network {network}"):
+                lane.queue.wait(self._uploaded)
+                for start in range(0, len(indices), lane.most):
+                    lane.run(self._batch.address, indices[start : start + lane.most])
+
+    def settle(self) -> None:
+        """Wait until no queue holds anything."""
+        with self._working("a network"):
+            self._settle()
+
     def close(self) -> None:
         """Give back everything; the networks may still be at work. Safe to call twice, from any thread."""
         if self._closed:
@@ -138,7 +156,6 @@ class Slot:
         return [tile if known else place for tile, place, known in zip(tiles, places, direct, strict=True)]
 
     def _settle(self) -> None:
-        """Wait until no queue holds anything."""
         for queue in self._queues:
             queue.synchronize()
 

@@ -157,6 +157,14 @@ class TensorRtRuntime:
                 raise EngineError(f"{self.name} is not open")
             return self._free.pop(0) if self._free else self._made(len(self._slots))
 
+    def used_bytes(self) -> int:
+        """Device memory in use on its GPUs, by whomever."""
+        total = 0
+        for device, _ in self._engines:
+            with device.active():
+                total += device.used_bytes()
+        return total
+
     # ------------------------------------------------------------ plans
 
     def _plans(self, library: Library, device: Device) -> dict[str, bytes]:
