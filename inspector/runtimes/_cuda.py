@@ -100,7 +100,7 @@ class CudaLocked:
     def _ask(self, call: str, *words: Any) -> None:
         error = self._library[call](ctypes.c_void_p(address_of(self._memory)), *words)
         if error:
-            raise EngineError(f"the driver refuses {call} with error {error}: look at `ulimit -l` (LimitMEMLOCK=)")
+            raise EngineError(f"the driver refuses {call} with error {error} (CUresult)")
 
 
 class CudaQueue:

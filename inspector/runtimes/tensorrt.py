@@ -1,4 +1,4 @@
-"""TensorRT (8.6, 10, 11) and TensorRT-RTX on NVIDIA GPUs, from plans that `python -m build_engines build` made.
+"""TensorRT (8.6, 10, 11) or TensorRT-RTX on NVIDIA GPUs, from plans that `python -m build_engines build` made.
 
 A plan that is missing or was built for something else is never built here: it takes minutes, and a line must start.
 See docs/gpu.md.
