@@ -23,6 +23,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     _add_synthesize(commands)
     _add_build(commands)
     _add_unfold(commands)
+    _add_compare(commands)
     return top
 
 
@@ -190,6 +191,10 @@ def _add_build(commands: Any) -> None:
     command.add_argument("--cache", type=Path, help="folder of the plans (default: the user's, or the unit's, cache)")
     command.add_argument("--library", choices=("tensorrt", "rtx"), help="default: TensorRT, else TensorRT-RTX")
     command.add_argument("--ahead-of-time", action="store_true", help="without a GPU, for any: TensorRT-RTX only")
+    _add_plan(command)
+
+
+def _add_plan(command: Any) -> None:
     command.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
     command.add_argument(
         "--batch",
@@ -199,3 +204,28 @@ def _add_build(commands: Any) -> None:
         metavar=("FEWEST", "TYPICAL", "MOST"),
         help="tiles in a batch; plans are tuned for the typical one (default: 1 8 16)",
     )
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare", help="plans against ONNX Runtime on the same frames; exits with 1 beyond the tolerance"
+    )
+    command.add_argument("--pack", type=Path, required=True)
+    command.add_argument("--data", type=Path, required=True, help="folder with images/; truth is not needed")
+    command.add_argument("--frames", type=int, help="so many of them, spread over the folder; default: all")
+    against = command.add_mutually_exclusive_group()
+    against.add_argument(
+        "--twins", action="store_true", help="not plans, but the graphs they are built from, on the CPU: no GPU needed"
+    )
+    against.add_argument("--candidate", type=Path, help="not plans, but another pack on the CPU, as of quantize")
+    command.add_argument("--cache", type=Path, help="folder of the plans (default: the user's, or the unit's, cache)")
+    command.add_argument("--library", choices=("tensorrt", "rtx"), default="tensorrt")
+    _add_plan(command)
+    command.add_argument("--score", type=float, default=0.02, help="largest difference allowed of a score, 0..1")
+    command.add_argument(
+        "--mask", type=float, default=1.0, help="mean difference allowed of a segmenter, in 255ths, where it says any"
+    )
+    command.add_argument(
+        "--changed", type=float, default=0.001, help="share of the frames allowed with another decision or event"
+    )
+    command.add_argument("--json", type=Path, help="write the figures there too")

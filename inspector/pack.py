@@ -28,6 +28,8 @@ REFERENCE = 1
 """The version of a `reference`; its bins are those of inspector/census.py."""
 MANIFEST = "manifest.yaml"
 Precision = Literal["float32", "float16", "int8"]
+GpuPrecision = Literal["fp16", "fp32"]
+"""What plans are built in."""
 
 
 class TileSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,7 +149,7 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         entries = ((name, entry.gpu) for name, entry in self._entries())
         return {name: (self.folder / twin.file, twin.sha256) for name, twin in entries if twin is not None}
 
-    def for_gpu(self, precision: Literal["fp16", "fp32"]) -> dict[str, tuple[Path, str]]:
+    def for_gpu(self, precision: GpuPrecision) -> dict[str, tuple[Path, str]]:
         """Network name -> (file, SHA-256) that a GPU plan is built from: its twin where it has one."""
         return self.networks() | (self.twins() if precision == "fp16" else {})
 
