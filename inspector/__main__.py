@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from inspector import __version__
+from inspector import __version__, logbook
 from inspector.errors import ConfigError, InspectorError
 
 
@@ -17,11 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors are one line on standard error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-    )
+    logbook.setup(options.verbose)
     try:
         return int(options.command(options))
     except ConfigError as error:

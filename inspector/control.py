@@ -23,6 +23,7 @@ from msgspec import Meta
 from inspector.config import ControlConfig
 from inspector.errors import ConfigError, TelegramError
 from inspector.events import CameraTotals, JournalMark
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics
 from inspector.wire.asking import Answer, Ask, NotUnderstood, Request, error_answer, understood
 from inspector.wire.bucket import Bucket
@@ -202,7 +203,12 @@ class Control:
             log.info("control: %s: %s -> refused: %r", request.sender, _words(ask), str(error))
             return Answer(error_answer(str(error), ask.id, name))
         except Exception:
-            log.error("control: %s: %s -> failed", request.sender, _words(ask))
+            log.error(
+                "control: %s: %s -> failed",
+                request.sender,
+                _words(ask),
+                extra=as_kind(LogKind.REQUEST_FAILED, part="control"),
+            )
             raise
         self._books.asked(name, "ok")
         log.info("control: %s: %s -> ok%s", request.sender, _words(ask), _outcome(said))

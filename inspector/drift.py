@@ -37,6 +37,7 @@ from inspector.census import (
 )
 from inspector.config import DriftConfig
 from inspector.events import Depth
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import DriftMetrics, Metrics
 from inspector.pack import Pack
 from inspector.records import Sight, Verdict, Verdicts
@@ -268,11 +269,19 @@ class _Camera:
         self._shown.holds(measure, begins)
         if begins:
             self._told[measure] = f"{words}; {_MEND[measure]}"
-            log.warning("camera %s is %s: %s", self._name, OFF[measure], self._told[measure])
+            log.warning(
+                "camera %s is %s: %s",
+                self._name,
+                OFF[measure],
+                self._told[measure],
+                extra=as_kind(LogKind.DRIFTS, camera=self._name, measure=measure),
+            )
             return [(OFF[measure], self._told[measure])]
         del self._told[measure]
         over = f"no longer {OFF[measure]}: {words}"
-        log.warning("camera %s is %s", self._name, over)
+        log.warning(
+            "camera %s is %s", self._name, over, extra=as_kind(LogKind.AS_USUAL, camera=self._name, measure=measure)
+        )
         left = next((each for each in OFF if each in self._told), None)
         return [(AS_USUAL, over)] if left is None else [(OFF[left], f"{over}; still {OFF[left]}: {self._told[left]}")]
 

@@ -28,6 +28,7 @@ from prometheus_client import (
 
 from inspector import __version__
 from inspector.events import Depth, Reason
+from inspector.logbook import COUNTED, LogKind
 
 PREFIX = "inspector"
 
@@ -309,6 +310,11 @@ class Metrics:
         )
         self.history_events = counter("history_events_total", "Events that were sent again from the journal.")
 
+        # ---- the log
+        self.warnings = counter("warnings_total", "Warnings and errors; the log may leave repeated ones out.", "kind")
+        for kind in COUNTED:
+            self.warnings.labels(kind)
+
         # ---- the daemon
         self.ready = gauge("ready", "1 while /readyz says 200: models warm and every camera in, else 0.")
         self.build = info("build", "1; what runs here.", "version", "python")
@@ -357,6 +363,10 @@ class Metrics:
         if name not in self._cameras:
             self._cameras[name] = CameraMetrics(self, name)
         return self._cameras[name]
+
+    def warned(self, kind: LogKind) -> None:
+        """Book a line of the log."""
+        self.warnings.labels(kind).inc()
 
     def stage(self, name: str) -> StageMetrics:
         """The metrics of one stage; several workers may share a handle."""

@@ -35,6 +35,7 @@ from inspector.grading import Grading
 from inspector.history import History
 from inspector.journal import Journal, Telegram
 from inspector.ledger import Ledger
+from inspector.logbook import counted
 from inspector.metrics import Metrics, StageMetrics
 from inspector.monitor import Health, Monitor
 from inspector.overlap import Overlap
@@ -84,6 +85,7 @@ def build(config: Config) -> Line:
     with ExitStack() as held:
         engines = pack.load(config.pack)
         metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
+        held.enter_context(counted(metrics.warned))
         opened = held.enter_context(Engines.of(engines, config.runtime))
         workers = opened.runtime.workers
         cameras = {c.name: _open_camera(c, i) for i, c in enumerate(config.cameras)}

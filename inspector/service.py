@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inspector import notify
+from inspector import logbook, notify
 from inspector.errors import ConfigError, InspectorError
+from inspector.logbook import LogKind, as_kind
 from inspector.monitor import Health
 from inspector.pipeline import Line, build, load
 
@@ -41,15 +42,17 @@ def run(path: Path) -> int:
     stop = threading.Event()
     with stopped_by_signals(stop):
         try:
-            with build(load(path)) as line:
+            config = load(path)
+            logbook.about(config.line.name)
+            with build(config) as line:
                 _announce(line)
                 return watch(line, stop)
         except ConfigError as error:
-            log.error("%s", error)
+            log.error("%s", error, extra=as_kind(LogKind.CONFIGURATION))
             notify.status(f"configuration error: {error}")
             return CONFIG
         except InspectorError as error:
-            log.error("%s", error)
+            log.error("%s", error, extra=as_kind(LogKind.START_FAILED))
             return FAILED
 
 
@@ -104,9 +107,14 @@ class _Speaker:
             notify.progress(health.status)
         hanging = set(crew.stalled(half_s))
         for name in sorted(hanging - self._hanging):
-            log.error("stage %s has made no progress for %.0f s; where it is:\n%s", name, half_s, crew.trace(name))
+            log.error(
+                "stage %s has made no progress for %.0f s",
+                name,
+                half_s,
+                extra=as_kind(LogKind.STAGE_HANGS, stage=name, trace=crew.trace(name)),
+            )
         for name in sorted(self._hanging - hanging):
-            log.warning("stage %s goes on", name)
+            log.warning("stage %s goes on", name, extra=as_kind(LogKind.STAGE_GOES_ON, stage=name))
         self._hanging = hanging
         if not self._ready and crew.stalled(2 * half_s):
             notify.hangs(f"while starting, these hang: {', '.join(sorted(hanging))}")
@@ -116,10 +124,21 @@ def _outcome(line: Line) -> int:
     failure = line.crew.failure
     if failure is not None:
         name, error = failure
-        log.error("stage %s failed: %s", name, error, exc_info=_trace(error))
+        log.error(
+            "stage %s failed: %s",
+            name,
+            error,
+            exc_info=_trace(error),
+            extra=as_kind(LogKind.STAGE_FAILED, stage=name, reason=error),
+        )
         return CONFIG if isinstance(error, ConfigError) else FAILED
     if line.running:
-        log.error("the line did not drain in %.0f s: %s", DRAIN_S, "; ".join(line.health().reasons))
+        log.error(
+            "the line did not drain in %.0f s: %s",
+            DRAIN_S,
+            "; ".join(line.health().reasons),
+            extra=as_kind(LogKind.DRAIN_FAILED),
+        )
         return FAILED
     log.info("ended: %s", line.health().status)
     return OK

@@ -503,9 +503,10 @@ def test_a_stage_that_hangs_before_the_line_is_ready_is_not_waited_for(
         stage.let_go.set()
         inbox.close()
         assert worker.join(PATIENCE_S)
-    told = [record.getMessage() for record in caplog.records if "no progress" in record.getMessage()]
+    told = [record.__dict__["journal"] for record in caplog.records if "no progress" in record.getMessage()]
     assert len(told) == 1
-    assert "self.let_go.wait(" in told[0]
+    assert told[0]["INSPECTOR_STAGE"] == "stuck"
+    assert "self.let_go.wait(" in told[0]["INSPECTOR_TRACE"]
 
 
 def test_no_thread_of_a_line_is_unwatched(engines: Path, tmp_path: Path, ipc: str) -> None:
