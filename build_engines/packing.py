@@ -109,8 +109,8 @@ def make(order: Order) -> dict[str, Any]:
     _export(order, order.run, building)
     parts, tests = splits.load(order.run / "split.json"), {folder.name: folder for folder in order.test}
     more, reports = [datasets.read(folder) for folder in order.validation], dict[str, Any]()
+    kept = _part(samples, parts, "validation")
     if order.sibling is None:
-        kept = _part(samples, parts, "validation")
         export.write_manifest(thresholds.choose(packs.load(building), [kept, *more]), building)
         reports = _reports(packs.load(building), {HELD_OUT: _part(samples, parts, "test")})
     else:
@@ -120,9 +120,9 @@ def make(order: Order) -> dict[str, Any]:
     reports |= _reports(pack, {name: datasets.read(folder) for name, folder in tests.items()})
     costs = card.costs(pack)
     manifest = with_figures(pack.manifest, reports, costs)
-    usual = validation[0] or [sample for more in validation[1:] for sample in more]
+    usual = kept or [sample for folder in more for sample in folder]
     if usual:
-        made_on = f"{order.data.resolve().name}, validation part" if validation[0] else "more validation folders"
+        made_on = f"{order.data.resolve().name}, validation part" if kept else "more validation folders"
         manifest = reference.added(manifest, reference.of(pack, usual, made_on))
     export.write_manifest(manifest, building)
     siblings = splits.load(order.sibling / "split.json") if order.sibling else None
