@@ -142,7 +142,11 @@ class Changes:
             TelegramError: another change is under way.
         """
         self._bounds = packs
-        staged = self._store.marked()
+        try:
+            staged = self._store.marked()
+        except PackError:
+            self._store.unmark()  # or no reload would ever come to anything else
+            raise
         if staged is not None:
             self._want(Wish(staged, "SIGHUP"))
             return f"the staged pack {staged.name}"

@@ -107,8 +107,10 @@ class Store:
             for file in files:
                 _copy_file(found.folder / file, copy / file)
             pack.load(copy)
-            for inner in [*(p for p in copy.rglob("*") if p.is_dir()), copy]:
-                _force(inner)
+            for inner in [*copy.rglob("*"), copy]:
+                _give(inner, self.folder)
+                if inner.is_dir():
+                    _force(inner)
             copy.rename(target)
             _force(self.folder)
         finally:
@@ -173,6 +175,7 @@ class Store:
                     file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
+                _give(made, self.folder)
                 made.rename(path)
                 _force(self.folder)
             finally:
@@ -202,13 +205,17 @@ def _files(found: Pack) -> list[Path]:
 
 
 def _make(folder: Path) -> None:
-    """A folder that is new belongs to whoever its parent belongs to: root may stage, and the daemon writes here too."""
-    if folder.is_dir():
-        return
-    folder.mkdir(parents=True, exist_ok=True)
+    """A folder that is new belongs to whoever its parent belongs to."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        _give(folder, folder.parent)
+
+
+def _give(path: Path, folder: Path) -> None:
+    """What root writes belongs to the owner of the folder: root may stage, and the daemon reads and writes here."""
     if os.geteuid() == 0:
-        above = folder.parent.stat()
-        os.chown(folder, above.st_uid, above.st_gid)
+        owner = folder.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _copy_file(source: Path, target: Path) -> None:
@@ -232,5 +239,6 @@ def _force(folder: Path) -> None:
 def _locked(folder: Path) -> Iterator[None]:
     """One copy at a time; the lock of a process that was killed is free."""
     with (folder / LOCK).open("ab") as file:
+        _give(folder / LOCK, folder)
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

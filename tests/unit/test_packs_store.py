@@ -87,6 +87,20 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, new: Path) -> 
         Store(tmp_path / "packs", "hot").mark(new)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_stages_belongs_to_the_daemon(tmp_path: Path, new: Path) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    before = os.umask(0o077)
+    try:
+        store = Store(tmp_path / "packs", "hot")
+        store.mark(store.stage(new))
+    finally:
+        os.umask(before)
+    there = [store.folder, *store.folder.rglob("*")]
+    assert len(there) > 8
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in there} == {(12345, 12346)}
+
+
 KILLED_IN_THE_MIDDLE = """
 import shutil, sys
 from pathlib import Path
