@@ -53,7 +53,7 @@ def page() -> str:
         "",
     ]
     for kind in values():
-        lines += [inspect.cleandoc(kind.__doc__ or ""), "", *choices(kind), ""]
+        lines += [f"### {kind.__name__}", "", inspect.cleandoc(kind.__doc__ or ""), "", *choices(kind), ""]
     return "\n".join(lines)
 
 
