@@ -45,6 +45,7 @@ def named(heading: str) -> set[str]:
     for row in rows(heading):
         assert len(row) >= 3, row
         assert all(row), row
+    assert len({tuple(row[:2]) for row in rows(heading)}) == len(rows(heading)), "a row stands there twice"
     return {row[0].strip("`") for row in rows(heading)}
 
 
