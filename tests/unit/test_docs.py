@@ -161,6 +161,17 @@ def test_every_key_of_every_adapter_is_on_the_page() -> None:
 # ---------------------------------------------------------------- metrics.md
 
 
+class Shade(StrEnum):
+    DARK = "dark"
+    """Little light."""
+    BARE = "bare"
+
+
+def test_a_value_of_a_label_without_documentation_is_an_error_that_names_it() -> None:
+    with pytest.raises(LookupError, match=r"test_docs\.Shade\.BARE: no documentation beneath it"):
+        metrics.choices(Shade)
+
+
 def test_every_metric_stands_under_the_heading_of_its_group() -> None:
     found = dict(metrics.groups())
     assert sum(map(len, found.values())) == len(Metrics(process=False).table)
