@@ -324,9 +324,9 @@ def row(config: Config) -> tuple[str, str, str]:
 def test_what_is_left_out_of_the_section_follows_from_the_line(pack: Path, tmp_path: Path) -> None:
     config = line_of(pack, tmp_path)
     assert config.overload is not None
-    assert Limits.of(config.overload, 80) == Limits(0.16, 0.08, 0.25, 5.0, 120.0)
+    assert Limits.of(config.overload, 80) == Limits(0.24, 0.12, 0.25, 5.0, 120.0)
     assert overload.widest(config) == 12
-    assert row(config)[2] == "behind at 160 ms, caught up at 80 ms"
+    assert row(config)[2] == "behind at 240 ms, caught up at 120 ms"
     assert Limits.of(OverloadConfig(down_after_s=200), 80).down_after_most_s == 200
 
 
