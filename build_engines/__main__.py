@@ -1,6 +1,6 @@
 """From own frames to a pack, and from a pack to GPU plans:
 
-python -m build_engines train|crossvalidate|measure|evaluate|export|quantize|synthesize|build
+python -m build_engines train|crossvalidate|measure|evaluate|export|reference|quantize|synthesize|build
 """
 
 from __future__ import annotations
@@ -124,6 +124,19 @@ def evaluate(arguments: argparse.Namespace) -> None:
         page.write(arguments.report, pack, found, records, samples)
 
 
+def reference(arguments: argparse.Namespace) -> None:
+    from build_engines import datasets, splits
+    from build_engines import reference as references
+    from inspector import pack as packs
+
+    samples, made_on = datasets.read(arguments.data), f"{arguments.data.resolve().name}, all frames"
+    if arguments.split is not None:
+        parts = splits.load(arguments.split)
+        samples = [sample for sample in samples if parts.get(sample.name) == arguments.part]
+        made_on = f"{arguments.data.resolve().name}, {arguments.part} part"
+    _show(references.write(packs.load(arguments.pack), samples, made_on))
+
+
 def quantize(arguments: argparse.Namespace) -> None:
     from build_engines import datasets, splits
     from build_engines import quantize as quantization
@@ -146,10 +159,11 @@ def build(arguments: argparse.Namespace) -> None:
     from build_engines import build as plans
     from inspector.pack import load
     from inspector.plans import Cache, default_folder
+    from inspector.runtimes._tensorrt import Target
 
     pack, cache = load(arguments.pack), Cache(arguments.cache or default_folder())
     library, (gpu, driver) = plans.choose(arguments.library, arguments.ahead_of_time)
-    target = plans.Target(gpu, driver, arguments.precision, plans.batches(arguments.batch))
+    target = Target(gpu, driver, arguments.precision, plans.batches(arguments.batch))
     out = Console(stderr=True)
     out.print(f"{library.flavour} {library.version} for {gpu}: {cache.folder}", markup=False, highlight=False)
     with out.status("") as status:
@@ -169,6 +183,7 @@ COMMANDS = {
     "measure": measure,
     "evaluate": evaluate,
     "export": export,
+    "reference": reference,
     "quantize": quantize,
     "synthesize": synthesize,
     "build": build,

@@ -18,6 +18,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     _add_measure(commands)
     _add_evaluate(commands)
     _add_export(commands)
+    _add_reference(commands)
     _add_quantize(commands)
     _add_synthesize(commands)
     _add_build(commands)
@@ -127,6 +128,16 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--note", default="", help="Markdown for the end of the model card")
     command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to choose on")
     command.add_argument("--test", type=Path, action="append", default=[], help="one more folder to measure on")
+
+
+def _add_reference(commands: Any) -> None:
+    command = commands.add_parser(
+        "reference", help="what the cascade says of frames as they should be, into the pack: drift is measured from it"
+    )
+    command.add_argument("--pack", type=Path, required=True, help="its manifest is written anew, so its digest changes")
+    command.add_argument("--data", type=Path, required=True, help="frames; what is on them need not be known")
+    command.add_argument("--split", type=Path, help="split.json of a run: only one part of the data")
+    command.add_argument("--part", default="validation", help="which part of --split")
 
 
 def _add_quantize(commands: Any) -> None:

@@ -2,7 +2,7 @@
 
 FP16 lies in the graph, because TensorRT 11 and TensorRT-RTX know strongly typed networks only: each network is built
 from its float16 twin, the pack's own where it has one, else one that is made here. On TensorRT 8, which has no
-strongly typed networks, the builder is told that it may use FP16.
+strongly typed networks, the builder is told that it may use FP16. Segmenters get an output more: see extents.py.
 """
 
 from __future__ import annotations
@@ -16,29 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from build_engines.files import write_whole
+from build_engines.files import digest, write_whole
 from inspector.errors import ConfigError, PackError
 from inspector.pack import Pack
-from inspector.plans import ANY, Cache, Key, Precision
-from inspector.runtimes._tensorrt import Library, gpus, load
+from inspector.plans import Cache, Precision
+from inspector.runtimes._tensorrt import AHEAD_OF_TIME, OUTPUTS, Library, Target, gpus, key_of, load
 
 WORKSPACE_BYTES = 1 << 30
 Step = Callable[[str], None]
 """Told which network is built now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What plans are built for."""
-
-    gpu: str
-    driver: str
-    precision: Precision
-    profile: tuple[int, int, int]
-
-
-AHEAD_OF_TIME = (ANY, ANY)
-"""GPU and driver of plans that TensorRT-RTX builds without a GPU."""
 
 
 def choose(wanted: str | None, ahead_of_time: bool) -> tuple[Library, tuple[str, str]]:
@@ -74,20 +60,6 @@ def batches(sizes: Sequence[int]) -> tuple[int, int, int]:
     return fewest, typical, most
 
 
-def key_of(library: Library, target: Target, network: str, onnx: str) -> Key:
-    """The key of a network's plan."""
-    return Key(
-        network=network,
-        onnx=onnx.removeprefix("sha256:"),
-        library=library.flavour,
-        version=library.version,
-        gpu=target.gpu,
-        driver=target.driver,
-        precision=target.precision,
-        profile=target.profile,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Built:
     """A plan of the cache; `seconds` is None when it was there already."""
@@ -104,41 +76,45 @@ def build(pack: Pack, library: Library, target: Target, cache: Cache, step: Step
         PackError: a network is refused, with the parser's own words.
         ConfigError: the cache cannot be written.
     """
-    for network, (file, onnx) in sources(pack, target.precision).items():
-        key = key_of(library, target, network, onnx)
+    for network, (file, onnx) in pack.for_gpu(target.precision).items():
+        key = key_of(library.flavour, library.version, target, network, onnx)
         known = cache.find(key)
         if known is not None:
             yield Built(network, len(known), None)
             continue
         step(network)
         started = time.monotonic()
-        with _in_precision(file, pack, target.precision) as graph:
-            plan = plan_of(library, graph, target, cache.timing(key))
+        with derived(network, file, pack, target.precision) as graph:
+            plan, digested = plan_of(library, graph, target, cache.timing(key)), digest(graph)
         seconds = time.monotonic() - started
         try:
-            cache.put(key, plan, built_ns=time.time_ns(), seconds=seconds)
+            cache.put(key, plan, built_ns=time.time_ns(), seconds=seconds, derived=digested)
         except OSError as error:
             raise ConfigError(f"{cache.folder}: cannot be written: {error.strerror}. Name another --cache") from None
         yield Built(network, len(plan), seconds)
 
 
-def sources(pack: Pack, precision: Precision) -> dict[str, tuple[Path, str]]:
-    """Network -> (file, SHA-256) that its plan is built from: its twin where the pack has one."""
-    return pack.networks() | (pack.twins() if precision == "fp16" else {})
-
-
 @contextmanager
-def _in_precision(file: Path, pack: Pack, precision: Precision) -> Iterator[Path]:
-    """The file itself, or the twin that it lacks."""
+def derived(network: str, file: Path, pack: Pack, precision: Precision) -> Iterator[Path]:
+    """The graph that a network's plan is built from: `file`, in this precision, with the outputs of a plan."""
+    with tempfile.TemporaryDirectory() as folder:
+        graph = _in_precision(file, pack, precision, Path(folder))
+        if network not in OUTPUTS:
+            from build_engines.extents import with_extent
+
+            graph = with_extent(graph, Path(folder) / f"extent.{file.name}")
+        yield graph
+
+
+def _in_precision(file: Path, pack: Pack, precision: Precision, folder: Path) -> Path:
+    """The file itself, or the twin that it lacks, made in `folder`."""
     if precision == "fp32" or file in {twin for twin, _ in pack.twins().values()}:
-        yield file
-        return
+        return file
     from build_engines.export import half_twin
 
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / file.name
-        shutil.copyfile(file, copy)
-        yield half_twin(copy, pack.manifest.tile)
+    copy = folder / file.name
+    shutil.copyfile(file, copy)
+    return half_twin(copy, pack.manifest.tile)
 
 
 def plan_of(library: Library, file: Path, target: Target, timing: Path | None = None) -> bytes:

@@ -10,18 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import onnx
 import onnxruntime
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from build_engines.defaults import SCALE
-from build_engines.files import digest
+from build_engines.files import digest, manifest_text
 from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, prepare
 from inspector.pack import MANIFEST, Manifest, TileSize, Twin
 
@@ -190,12 +188,6 @@ def export_all(networks: Mapping[str, Deployed], tile: TileSize, folder: Path) -
         gpu = Twin(file=twin.name, sha256=digest(twin))
         files[name] = {"file": file.name, "sha256": digest(file), "gpu": gpu}
     return files
-
-
-def manifest_text(manifest: Manifest) -> str:
-    """A manifest as YAML."""
-    content: Any = msgspec.to_builtins(manifest)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:

@@ -1,10 +1,16 @@
-"""Files that are whole or not there, and what identifies them."""
+"""Files that are whole or not there, what identifies them, and a manifest's text."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from inspector.pack import Manifest
 
 
 def write_whole(file: Path, content: bytes) -> None:
@@ -21,3 +27,9 @@ def write_whole(file: Path, content: bytes) -> None:
 def digest(file: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """A manifest as YAML."""
+    content: Any = msgspec.to_builtins(manifest)
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)

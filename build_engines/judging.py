@@ -7,7 +7,7 @@ gate, at no cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from inspector.joining import Joining
 from inspector.pack import Manifest, Pack
 from inspector.preprocess import cut, find_edges
 from inspector.records import Batch, Frame, Pixels, Verdict
-from inspector.runtimes import Stream
+from inspector.runtimes import Patch, Stream
 from inspector.runtimes import onnx as onnx_runtime
 
 
@@ -52,7 +52,7 @@ class Memory:
         self._stream = stream
         self._gate: NDArray[np.float32] | None = None
         self._types: dict[int, NDArray[np.float32]] = {}
-        self._maps: dict[tuple[int, int], NDArray[np.uint8]] = {}
+        self._maps: dict[tuple[int, int], Patch] = {}
 
     def load(self, tiles: Sequence[Pixels]) -> None:
         self._gate, self._types, self._maps = None, {}, {}
@@ -69,11 +69,15 @@ class Memory:
             self._types |= dict(zip(missing, self._stream.types(missing).copy(), strict=True))
         return np.stack([self._types[index] for index in indices])
 
-    def segment(self, class_number: int, indices: Sequence[int]) -> Sequence[NDArray[np.uint8]]:
+    def expect(self, wanted: Mapping[int, Sequence[int]]) -> None:
+        missing = {n: [i for i in indices if (n, i) not in self._maps] for n, indices in wanted.items()}
+        self._stream.expect({number: indices for number, indices in missing.items() if indices})
+
+    def segment(self, class_number: int, indices: Sequence[int]) -> Sequence[Patch]:
         missing = [index for index in indices if (class_number, index) not in self._maps]
         if missing:
             for index, one in zip(missing, self._stream.segment(class_number, missing), strict=True):
-                self._maps[class_number, index] = one.copy()
+                self._maps[class_number, index] = Patch(one.y, one.x, one.values.copy())
         return [self._maps[class_number, index] for index in indices]
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
-from build_engines import card, datasets, evaluate, export, splits, thresholds
+from build_engines import card, datasets, evaluate, export, reference, splits, thresholds
 from build_engines.datasets import Sample
 from build_engines.export import Deployed, DeployedGate, DeployedSegmenter, DeployedTypes
 from build_engines.networks import Classifier, Segmenter
@@ -99,6 +99,10 @@ def make(order: Order) -> dict[str, Any]:
     reports = {name: evaluate.plain(evaluate.evaluate(pack, chosen)) for name, chosen in tests.items() if chosen}
     costs = card.costs(pack)
     manifest = with_figures(pack.manifest, reports, costs)
+    usual = validation[0] or [sample for more in validation[1:] for sample in more]
+    if usual:
+        made_on = f"{order.data.resolve().name}, validation part" if validation[0] else "more validation folders"
+        manifest = reference.added(manifest, reference.of(pack, usual, made_on))
     export.write_manifest(manifest, building)
     scales = facts.scale, scale_of("gate", facts)
     card.write(building / "MODEL_CARD.md", card.Facts(manifest, samples, parts, reports, costs, *scales, order.note))

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from build_engines import evaluate, export
+from build_engines import evaluate
 from build_engines.datasets import Sample
 from build_engines.figures import Table, figures
-from build_engines.files import digest, write_whole
+from build_engines.files import digest, manifest_text, write_whole
 from build_engines.judging import Record, batch_of
 from inspector import pack as packs
 from inspector.pack import Manifest, Pack
@@ -199,7 +199,7 @@ def _adopt(pack: Pack, trials: Sequence[Trial]) -> None:
         else:
             trial.file.unlink()
         pack = _changed(pack, trial.network, partial(_with_trial, trial))
-    write_whole(pack.folder / packs.MANIFEST, export.manifest_text(pack.manifest).encode())
+    write_whole(pack.folder / packs.MANIFEST, manifest_text(pack.manifest).encode())
 
 
 def _with_trial(trial: Trial, entry: Any) -> dict[str, Any]:

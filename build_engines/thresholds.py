@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from build_engines.datasets import Sample, masks
 from build_engines.events import Blob, detects, truth_blobs
 from build_engines.judging import batch_of, type_scores
-from inspector.cascade import regions
+from inspector.cascade import drawn, regions
 from inspector.config import GradingConfig
 from inspector.pack import Manifest, Pack
-from inspector.records import Batch, Region
+from inspector.records import Region
 from inspector.runtimes import Stream
 from inspector.runtimes import onnx as onnx_runtime
 
@@ -109,23 +109,14 @@ def _look(manifest: Manifest, stream: Stream, sample: Sample, source: int, weigh
     scores = type_scores(stream, batch, manifest)
     seen = Seen(source, weight, float(stream.gate().max()), scores, truth.sum(axis=(1, 2)))
     for position, number in enumerate(numbers):
-        probability = _whole(stream, batch, number)
+        patches = stream.segment(number, range(len(batch.tiles)))
+        probability = drawn(batch.tiles, patches, batch.frames[0].pixels.shape)
         defects = truth_blobs(truth[position : position + 1], [number], MERGE_PX)
         for threshold in PIXEL_THRESHOLDS:
             found = regions(probability, batch.rois[0], number, threshold, MERGE_PX)
             seen.pieces[position, threshold] = _pieces(found, truth[position])
             seen.reach[position, threshold] = [_reach(found, defect) for defect in defects]
     return seen
-
-
-def _whole(stream: Stream, batch: Batch, number: int) -> NDArray[np.uint8]:
-    """The probability map of a picture from its tiles."""
-    height, width = batch.frames[0].pixels.shape
-    whole = np.zeros((height, width), dtype=np.uint8)
-    for tile, probability in zip(batch.tiles, stream.segment(number, range(len(batch.tiles))), strict=True):
-        part = whole[tile.y : tile.y + probability.shape[0], tile.x : tile.x + probability.shape[1]]
-        np.maximum(part, probability[: part.shape[0], : part.shape[1]], out=part)
-    return whole
 
 
 def _pieces(found: Sequence[Region], truth: NDArray[np.bool_]) -> Pieces:

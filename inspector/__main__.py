@@ -58,6 +58,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="validate a configuration without opening anything")
     check.add_argument("config", type=Path, metavar="CONFIG.yaml")
+    check.add_argument("--running", action="store_true", help="the line runs: its addresses and its journal are taken")
     check.set_defaults(command=_check)
 
     demo = commands.add_parser("demo", help="a whole synthetic coil through the real line, and its report")
@@ -72,6 +73,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     listen.add_argument("address", metavar="ADDRESS", help="such as tcp://127.0.0.1:5570")
     listen.add_argument("--topic", action="append", default=[], metavar="PREFIX", help="may be repeated; default: all")
     listen.add_argument("--json", action="store_true", help="whole events, a line each")
+    listen.add_argument("--keys", type=Path, metavar="FILE", help="this client's NAME.key_secret")
+    listen.add_argument("--server-key", metavar="KEY", help="the daemon's public key, or its server.key")
     listen.set_defaults(command=_listen)
 
     audit = commands.add_parser("audit", help="prove that issued = inspected + lost, for every camera and run")
@@ -141,7 +144,7 @@ def _check(options: argparse.Namespace) -> int:
     table = Table(title=f"{options.config}: valid", title_justify="left")
     for heading in ("part", "what", "detail"):
         table.add_column(heading, overflow="fold")
-    for row in check(load(options.config)):
+    for row in check(load(options.config), options.running):
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160).print(table, markup=False)
     return 0
@@ -176,12 +179,14 @@ def _replay(options: argparse.Namespace) -> int:
 def _listen(options: argparse.Namespace) -> int:
     import threading
 
+    from inspector.client.address import load_keys
     from inspector.listen import listen
     from inspector.service import stopped_by_signals
 
+    keys = load_keys(options.keys, options.server_key, (options.address,))
     stop = threading.Event()
     with stopped_by_signals(stop):
-        return listen(options.address, options.topic, options.json, sys.stdout, stop)
+        return listen(options.address, options.topic, options.json, sys.stdout, stop, keys=keys)
 
 
 def _audit(options: argparse.Namespace) -> int:

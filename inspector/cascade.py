@@ -7,7 +7,6 @@ lose recall at every stage).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import cv2
@@ -16,9 +15,9 @@ from numpy.typing import NDArray
 
 from inspector.coarse import add_coarse
 from inspector.events import Depth
-from inspector.pack import Manifest, Pack
+from inspector.pack import Manifest, Pack, pixel_level
 from inspector.records import Batch, Region, Roi, Tile, Verdict, Verdicts
-from inspector.runtimes import Stream
+from inspector.runtimes import Patch, Stream
 
 
 class Cascade:
@@ -26,6 +25,7 @@ class Cascade:
 
     def __init__(self, pack: Pack, stream: Stream, merge_px: int) -> None:
         self._manifest = pack.manifest
+        self._digest = pack.digest
         self._stream = stream
         self._merge_px = merge_px
         self.passed = 0
@@ -41,7 +41,8 @@ class Cascade:
             EngineError: a network failed.
         """
         self.passed, self.segmented = 0, {}
-        verdicts = [Verdict(frame, roi, 0.0, depth=depth) for frame, roi in zip(batch.frames, batch.rois, strict=True)]
+        pairs = zip(batch.frames, batch.rois, strict=True)
+        verdicts = [Verdict(frame, roi, 0.0, pack_digest=self._digest, depth=depth) for frame, roi in pairs]
         for index, seen in batch.sights.items():
             verdicts[index].sights = seen
         if batch.tiles:
@@ -61,28 +62,36 @@ class Cascade:
 
     def _find(self, batch: Batch, passed: list[int], verdicts: list[Verdict]) -> None:
         scores = self._stream.types(passed)
+        chosen = self._named(scores)
+        wanted = {number: [passed[row] for row in rows] for number, rows in chosen.items()}
+        self._stream.expect(wanted)
         for column, entry in enumerate(self._manifest.classes):
-            floor = self._manifest.types.floors[entry.number]
-            chosen = np.flatnonzero(scores[:, column] >= floor).tolist()
-            if not chosen:
+            if entry.number not in wanted:
                 continue
-            indices = [passed[row] for row in chosen]
+            rows, indices = chosen[entry.number], wanted[entry.number]
             self.segmented[entry.name] = len(indices)
-            maps = self._stream.segment(entry.number, indices)
+            patches = self._stream.segment(entry.number, indices)
             tiles = [batch.tiles[index] for index in indices]
             for frame in dict.fromkeys(tile.frame for tile in tiles):
                 own = [k for k, tile in enumerate(tiles) if tile.frame == frame]
                 verdict = verdicts[frame]
-                picture = _assemble([tiles[k] for k in own], [maps[k] for k in own], verdict.frame.pixels.shape)
-                type_score = float(max(scores[chosen[k], column] for k in own))
+                picture = _assemble([tiles[k] for k in own], [patches[k] for k in own], verdict.frame.pixels.shape)
+                type_score = float(max(scores[rows[k], column] for k in own))
                 verdict.regions += self._regions(picture, verdict, entry.number, type_score)
 
-    def _regions(self, picture: NDArray[np.uint8], verdict: Verdict, number: int, type_score: float) -> list[Region]:
+    def _named(self, scores: NDArray[np.float32]) -> dict[int, list[int]]:
+        """Class number -> the rows of `scores` that name it, of the classes that any row names."""
+        floors = [self._manifest.types.floors[entry.number] for entry in self._manifest.classes]
+        rows = [np.flatnonzero(scores[:, column] >= floor).tolist() for column, floor in enumerate(floors)]
+        return {entry.number: found for entry, found in zip(self._manifest.classes, rows, strict=True) if found}
+
+    def _regions(self, picture: Patch, verdict: Verdict, number: int, type_score: float) -> list[Region]:
         segmenter = next(part for part in self._manifest.segmenters if part.class_number == number)
         needed = round(segmenter.minimum_area_px * veto_factor(self._manifest, number, type_score))
         trust = (verdict.gate_score * type_score) ** 0.5
-        found = regions(picture, verdict.roi, number, segmenter.threshold, self._merge_px)
-        height = picture.shape[0]
+        at = picture.y, picture.x
+        found = regions(picture.values, verdict.roi, number, segmenter.threshold, self._merge_px, at)
+        height = verdict.frame.pixels.shape[0]
         kept = []
         for region in found:
             region.needed_px = needed
@@ -103,27 +112,41 @@ def veto_factor(manifest: Manifest, number: int, type_score: float) -> float:
     return 1.0 + (manifest.veto_area_factor - 1.0) * doubt
 
 
-def _assemble(tiles: Sequence[Tile], maps: Sequence[NDArray[np.uint8]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The probability map of a frame from those of its tiles; where lanes overlap the surer one counts."""
-    if len(tiles) == 1 and maps[0].shape == shape:
-        return maps[0]
+def _assemble(tiles: Sequence[Tile], patches: Sequence[Patch], shape: tuple[int, ...]) -> Patch:
+    """What is known of a frame from what is known of its tiles."""
+    if len(tiles) == 1 and tiles[0].pixels.shape == shape:  # by far the most
+        return patches[0]
+    return Patch(0, 0, drawn(tiles, patches, shape))
+
+
+def drawn(tiles: Sequence[Tile], patches: Sequence[Patch], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The probability map of a frame [H, W] from those of its tiles; where lanes overlap the surer one counts."""
     canvas = np.zeros(shape, dtype=np.uint8)
-    for tile, probability in zip(tiles, maps, strict=True):
-        part = canvas[tile.y : tile.y + probability.shape[0], tile.x : tile.x + probability.shape[1]]
-        np.maximum(part, probability[: part.shape[0], : part.shape[1]], out=part)
+    for tile, patch in zip(tiles, patches, strict=True):
+        y, x = tile.y + patch.y, tile.x + patch.x
+        part = canvas[y : y + patch.values.shape[0], x : x + patch.values.shape[1]]
+        np.maximum(part, patch.values[: part.shape[0], : part.shape[1]], out=part)
     return canvas
 
 
-def regions(picture: NDArray[np.uint8], roi: Roi, class_number: int, threshold: float, merge_px: int) -> list[Region]:
+def regions(
+    picture: NDArray[np.uint8],
+    roi: Roi,
+    class_number: int,
+    threshold: float,
+    merge_px: int,
+    at: tuple[int, int] = (0, 0),
+) -> list[Region]:
     """The defects of one class in a probability map uint8 [H, W]: pieces closer than `merge_px` are one.
 
-    Pixels beyond the strip's edges never count. The score is the mean probability over the region's mask.
+    Pixels beyond the strip's edges never count. The score is the mean probability over the region's mask. `at` is the
+    row and column of the frame at which the map begins; whatever lies beyond the map is clean.
     """
-    level = max(1, math.ceil(threshold * 255))
-    mask = (picture >= level).view(np.uint8)
-    mask[:, : roi.left] = 0
-    mask[:, roi.right :] = 0
-    x0, y0, width, height = cv2.boundingRect(mask)
+    y, x = at
+    mask = (picture >= pixel_level(threshold)).view(np.uint8)
+    mask[:, : max(0, roi.left - x)] = 0
+    mask[:, max(0, roi.right - x) :] = 0
+    x0, y0, width, height = cv2.boundingRect(mask) if mask.size else (0, 0, 0, 0)
     if width == 0 or height == 0:
         return []
     # The border lets pieces grow together at the box's rim as they do inside it.
@@ -135,9 +158,11 @@ def regions(picture: NDArray[np.uint8], roi: Roi, class_number: int, threshold: 
     count, labels, stats, _ = cv2.connectedComponentsWithStats(grown, connectivity=8, ltype=kind)
     found = []
     for label in range(1, count):
-        x, y, w, h = stats[label, :4].tolist()
-        own = np.logical_and(labels[y : y + h, x : x + w] == label, inner[y : y + h, x : x + w])
-        found.append(_region(own, picture, x0 + x, y0 + y, class_number))
+        left, top, w, h = stats[label, :4].tolist()
+        own = np.logical_and(labels[top : top + h, left : left + w] == label, inner[top : top + h, left : left + w])
+        found.append(_region(own, picture, x0 + left, y0 + top, class_number))
+    for region in found:
+        region.x, region.y = region.x + x, region.y + y
     return sorted(found, key=lambda r: (r.y, r.x))
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from inspector import adapters, pack
+from inspector.baselines import beside
 from inspector.config import DEFAULT_RULES, Config
 from inspector.control import check as check_control
-from inspector.errors import ConfigError, JournalError
+from inspector.errors import ConfigError, JournalError, TakenError
 from inspector.flatfield import FlatField
 from inspector.history import check as check_history
 from inspector.journal import check as check_journal
@@ -20,8 +21,10 @@ from inspector.recording import check as check_recording
 Row = tuple[str, str, str]
 
 
-def check(config: Config) -> list[Row]:
+def check(config: Config, running: bool = False) -> list[Row]:
     """Validate everything that can be without opening it; the line as rows (part, kind or value, detail).
+
+    `running`: a daemon of this line runs already, so that its addresses and its journal are taken.
 
     Raises:
         ConfigError: the first thing that is wrong, with the setting or file named.
@@ -41,30 +44,53 @@ def check(config: Config) -> list[Row]:
         rows.append((f"camera {camera.name}", camera.kind, f"{detail}; {flat}"))
     _check_distinct(config)
     try:
-        check_journal(config.journal.path)
+        check_journal(config.journal.path, running)
     except JournalError as error:
         raise ConfigError(str(error)) from None
     rows.append(("journal", str(config.journal.path), "synchronous" if config.journal.synchronous else "normal"))
     for index, sink in enumerate(config.sinks):
-        rows.append((f"sink {sink.label}", sink.kind, _check_adapter("sinks", sink, f"sinks[{index}]")))
+        rows.append((f"sink {sink.label}", sink.kind, _check_adapter("sinks", sink, f"sinks[{index}]", running)))
     rows.append(("overload", "steps" if config.overload else "none", check_overload(config)))
+    rows.append(("drift", "watched" if config.drift.watch else "not watched", _drift(config, engines)))
     recorded = check_recording(config)
     if config.recording is not None:
         rows.append(("recording", str(config.recording.path), recorded))
-    return rows + _check_servers(config)
+    return rows + _check_servers(config, running)
 
 
-def _check_servers(config: Config) -> list[Row]:
+def _drift(config: Config, engines: pack.Pack) -> str:
+    section, reference = config.drift, engines.manifest.reference
+    if not section.watch:
+        return "drift.watch is false"
+    if section.learn_windows is not None:
+        learnt = section.learn_windows * section.window_frames
+        return f"{section.window_frames:,} frames against each camera's first {learnt:,}: {beside(config.journal.path)}"
+    if reference is None:
+        return "of nothing: the pack has no reference, and drift.learn_windows is null"
+    return f"{section.window_frames:,} frames against the pack's reference: {reference.made_on}"
+
+
+def _free(check_address: Callable[[], None], running: bool) -> None:
+    """What is taken is no fault where the daemon that has it runs already."""
+    try:
+        check_address()
+    except TakenError:
+        if not running:
+            raise
+
+
+def _check_servers(config: Config, running: bool) -> list[Row]:
     rows = []
-    if config.history is not None:
-        check_history(config.history)
-        rows.append(("history", config.history.address, _who(config.history.keys)))
-    if config.control is not None:
-        check_control(config.control)
-        rows.append(("control", config.control.address, _who(config.control.keys)))
-    if config.monitor is not None:
-        check_monitor(config.monitor)
-        rows.append(("monitor", f"http://{config.monitor.host}:{config.monitor.port}", _watchers(config.monitor.host)))
+    history, control, monitor = config.history, config.control, config.monitor
+    if history is not None:
+        _free(lambda: check_history(history), running)
+        rows.append(("history", history.address, _who(history.keys)))
+    if control is not None:
+        _free(lambda: check_control(control), running)
+        rows.append(("control", control.address, _who(control.keys)))
+    if monitor is not None:
+        _free(lambda: check_monitor(monitor), running)
+        rows.append(("monitor", f"http://{monitor.host}:{monitor.port}", _watchers(monitor.host)))
     return rows
 
 
@@ -107,13 +133,13 @@ def _who(keys: Path | None) -> str:
     return f"clients with a key in {keys}" if keys else "this machine only"
 
 
-def _check_adapter(seam: str, section: Any, where: str) -> str:
+def _check_adapter(seam: str, section: Any, where: str, running: bool = False) -> str:
     adapter = adapters.module(seam, section.kind, where)
     options = adapters.options(adapter, section.options, f"{where}.options")
     check_options = vars(adapter).get("check")
     if check_options is not None:
         try:
-            check_options(options)
+            _free(lambda: check_options(options), running)
         except ConfigError as error:
             raise ConfigError(f"{where}.options: {error}") from None
     return adapters.shown(section.options) or "defaults"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from inspector.client import Control
-from inspector.client.control import CoilTold
+from inspector.client.control import Coils, CoilTold
 from inspector.wording import safe
 
 ADDRESS = "ipc:///run/inspector/control"
@@ -62,10 +62,16 @@ def _when(told: CoilTold) -> str:
 
 
 def _show(control: Control, options: argparse.Namespace) -> list[str]:
-    known = control.coils()
+    return shown(control.coils())
+
+
+def shown(known: Coils) -> list[str]:
+    """The coils as lines of a table. Several pieces of strip may have one name (`unknown`): the count says which."""
     lines = [f"{'coil':<24} {'head count':>14} {'tail count':>14}"]
+    graded = known.encoder_count
+    begun = [span for span in known.coils if graded is not None and (span.head_count or 0) <= graded]
     for span in known.coils:
-        mark = "  <- on the line" if span.coil == known.coil else ""
+        mark = "  <- on the line" if begun and span is begun[-1] else ""
         tail = "" if span.end_count is None else str(span.end_count)
         lines.append(f"{span.coil:<24} {span.head_count:>14} {tail:>14}{mark}")
-    return [*lines, f"inspected up to count {known.encoder_count}"]
+    return [*lines, f"inspected up to count {graded}"]

@@ -28,6 +28,8 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 AtLeast1 = Annotated[int, Meta(ge=1)]
 FewFrames = Annotated[int, Meta(ge=1, le=10_000)]
 Queue = Annotated[int, Meta(ge=1, le=1_000_000)]
+Index = Annotated[float, Meta(gt=0, le=20)]
+Times = Annotated[float, Meta(gt=1, le=1e6)]
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +100,33 @@ class ViewConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Columns are told only after so many frames: a scratch along the strip looks the same, but ends."""
     strip_below: Fraction | None = None
     """`little strip`: less than this share of the frame's width is strip on average; null: not watched."""
+
+
+class DriftConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whether the frames of each camera slowly become others than they were: told by a state event, `about: drift`.
+
+    They are compared with what the camera showed first, which is learnt and kept beside the journal; metrics show how
+    far they are from the pack's reference as well. docs/drift.md says how the bounds were chosen.
+    """
+
+    watch: bool = True
+    """Watch all that follows."""
+    window_frames: Annotated[int, Meta(ge=80, le=10_000_000)] = 200_000
+    """The newest frames, of each camera, that are compared: enough for many coils, or each steel looks like drift.
+    200,000 of the reference format are 26 km of strip, 43 minutes at 10 m/s."""
+    learn_windows: Annotated[int, Meta(ge=2, le=200)] | None = 20
+    """So many windows are learnt first (20: 14 hours at 10 m/s), over restarts, with each pack anew; nothing is told
+    meanwhile. null: nothing is learnt, and drift from the pack's reference is told: for a pack that has one made on
+    frames of this line."""
+    gate_score: Index | None = 0.25
+    """`off in gate scores`: the distribution of gate scores is farther than this from what it was (population stability
+    index, see inspector/census.py); null: not watched."""
+    brightness: Index | None = 0.25
+    """`off in brightness`: the same of the mean grey of each frame's strip; null: not watched."""
+    passed: Times | None = 3.0
+    """`off in pass rate`: more than so many times as many frames pass the gate as did, or as few; null: not watched."""
+    alarmed: Times | None = 3.0
+    """`off in alarm rate`: the same of frames that show a defect; null: not watched."""
 
 
 class BatchConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -272,16 +301,25 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file."""
 
     line: LineConfig
+    """The line as a whole: its name, its encoder, what may wait."""
     pack: Path
     """Folder of the engines, e.g. engines/severstal."""
     cameras: Annotated[list[CameraConfig], Meta(min_length=1)]
+    """The cameras, one for each lane of the strip."""
     runtime: RuntimeConfig = RuntimeConfig()
+    """What the networks run on."""
     edges: EdgeConfig = EdgeConfig()
+    """Where the strip ends in a frame."""
     view: ViewConfig = ViewConfig()
+    drift: DriftConfig = DriftConfig()
     batch: BatchConfig = BatchConfig()
+    """How many frames go through the networks together."""
     grading: GradingConfig = GradingConfig()
+    """From what the networks found to defects with a severity."""
     journal: JournalConfig
+    """Where every event is durable before anybody hears of it, and how long it is kept."""
     sinks: list[SinkConfig] = []
+    """Where events go as they come; the journal has them in any case."""
     history: HistoryConfig | None = None
     """Left out or null: no history socket, so subscribers cannot repair holes."""
     control: ControlConfig | None = None

@@ -90,7 +90,7 @@ class Drafting:
             severity=grade,
             mask=Mask(size=defect.size, rle=defect.run_lengths()),
             continues=defect.continues,
-            pack_digest=self._pack.digest,
+            pack_digest=defect.pack_digest,
             exposed_within_ns=frame.uncertainty_ns,
             camera_ns=frame.camera_ns,
             segmented=not defect.coarse,

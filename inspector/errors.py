@@ -2,7 +2,8 @@
 
 InspectorError
 ├── ConfigError          a file or setting is wrong; the daemon exits 78 and systemd leaves it stopped
-│   └── PackError        a pack of engines is missing, altered or of another format
+│   ├── PackError        a pack of engines is missing, altered or of another format
+│   └── TakenError       another process has the address or the file, such as the daemon itself
 ├── CameraError          a camera is gone or refuses; the capture worker reopens it
 ├── CalibrationError     what a camera shows cannot be the reference of its flat-field
 ├── EngineError          a network failed while it ran; the stage fails and the daemon ends with 1
@@ -37,6 +38,10 @@ class ConfigError(InspectorError):
 
 class PackError(ConfigError):
     """A pack of engines is missing, altered, or of a format this version cannot read."""
+
+
+class TakenError(ConfigError):
+    """Another process has the address or the file. Where the daemon runs already, that is as it should be."""
 
 
 class CameraError(InspectorError):

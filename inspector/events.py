@@ -181,9 +181,9 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="st
     state: str
     detail: str
     about: str | None = None
-    """What the state is about, where a part has several at once: of a camera its `view`, the `motion` of the strip
-    under it, its `encoder`, or the `depth` that it is inspected in; of the line the `overload`; None: whether it is
-    up."""
+    """What the state is about, where a part has several at once: of a camera its `view`, the `drift` of its frames, the
+    `motion` of the strip under it, its `encoder`, or the `depth` that it is inspected in; of the line the `overload`;
+    None: whether it is up."""
 
 
 class CameraTotals(msgspec.Struct, frozen=True, kw_only=True):

@@ -192,6 +192,8 @@ class Grading:
             self._say(frame.camera, DEPTH_WORDS[verdict.depth], here, graded, "depth")
         for state, detail in verdict.sights:
             self._say(frame.camera, state, detail, graded, "view")
+        for state, detail in verdict.drifts:
+            self._say(frame.camera, state, detail, graded, "drift")
         self._meet_coil(span, track, graded)
         if verdict.regions or track.joining.open:
             told = track.told and span.lines < frame.pixels.shape[0]

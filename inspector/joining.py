@@ -50,6 +50,8 @@ class OpenDefect:
     class_number: int
     first: Frame
     roi: Roi
+    pack_digest: str
+    """Of the pack that judged its first frame; others may have judged the rest."""
     parts: list[Region] = field(default_factory=list)
     fresh: list[Region] = field(default_factory=list)
     """Its parts in the present frame, while that is looked at."""
@@ -224,7 +226,14 @@ class Joining:
         reach = self._merge_px + 1 + self._overlap
         for defect in self.open:
             if len(defect.seen) >= self._join_frames and defect.large_enough:
-                heir = OpenDefect(defect.class_number, frame, verdict.roi, goes_on=True, coarse=defect.coarse)
+                heir = OpenDefect(
+                    defect.class_number,
+                    frame,
+                    verdict.roi,
+                    verdict.pack_digest,
+                    goes_on=True,
+                    coarse=defect.coarse,
+                )
                 heir.seen.append(Seen.of(frame, 0))
                 # Only what the next regions may touch: a scratch can be as long as the coil.
                 past = (replace(part, y=part.y - defect.rows) for part in chain(defect.parts, defect.before))
@@ -243,7 +252,7 @@ class Joining:
     def _join(self, touched: list[OpenDefect], region: Region, verdict: Verdict) -> OpenDefect:
         frame = verdict.frame
         if not touched:
-            touched = [OpenDefect(region.class_number, frame, verdict.roi, coarse=region.coarse)]
+            touched = [OpenDefect(region.class_number, frame, verdict.roi, verdict.pack_digest, coarse=region.coarse)]
         oldest = min(touched, key=lambda o: o.first.sequence)
         for other in touched:
             if other is not oldest:

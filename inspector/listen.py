@@ -21,6 +21,7 @@ import zmq
 from rich.console import Console
 from rich.text import Text
 
+from inspector.client.address import Keys
 from inspector.errors import ConfigError
 from inspector.events import Event, Heartbeat
 from inspector.events import as_json as json_of
@@ -39,6 +40,7 @@ def listen(
     out: TextIO,
     stop: threading.Event,
     *,
+    keys: Keys | None = None,
     err: TextIO | None = None,
     silence_s: float = 5.0,
 ) -> int:
@@ -48,6 +50,7 @@ def listen(
         address: where a daemon publishes, e.g. tcp://127.0.0.1:5570 or ipc:///PATH.
         topics: prefixes of topics; none: everything. Heartbeats are printed only as JSON or when a prefix names them.
         as_json: the events' JSON lines instead of lines for people.
+        keys: ours and the daemon's, where it lets in only whom it knows.
         err: where holes and silence are told; None: stderr.
         silence_s: this long without a heartbeat is told, seconds.
 
@@ -59,7 +62,7 @@ def listen(
     continuity = Continuity(topics)
     silence = _Silence(address, silence_s)
     try:
-        with _subscribed(address, topics) as socket:
+        with _subscribed(address, topics, keys) as socket:
             poller = _poller(socket, out)
             while not stop.is_set():
                 ready = dict(poller.poll(TICK_MS))
@@ -84,7 +87,7 @@ def listen(
 
 
 @contextmanager
-def _subscribed(address: str, topics: Sequence[str]) -> Iterator[zmq.Socket[bytes]]:
+def _subscribed(address: str, topics: Sequence[str], keys: Keys | None) -> Iterator[zmq.Socket[bytes]]:
     if not re.match(r"(tcp|ipc)://.", address):
         hint = f"tcp://{address}" if re.fullmatch(r"[^/]+:\d+", address) else "tcp://127.0.0.1:5570"
         raise ConfigError(f"address {address!r} is neither tcp://HOST:PORT nor ipc:///PATH; did you mean {hint}?")
@@ -96,6 +99,8 @@ def _subscribed(address: str, topics: Sequence[str]) -> Iterator[zmq.Socket[byte
         # aborts the process when the terminal is slower than the stream (https://github.com/zeromq/libzmq/issues/3937).
         for option, value in ((zmq.TCP_KEEPALIVE, 1), (zmq.TCP_KEEPALIVE_IDLE, 5), (zmq.TCP_KEEPALIVE_INTVL, 5)):
             socket.setsockopt(option, value)
+        if keys is not None:
+            keys.secure(socket, address)
         try:
             socket.connect(address)
         except zmq.ZMQError as error:

@@ -1,6 +1,4 @@
-"""Every metric of the daemon, once: the table is `Metrics.__init__`, and the documentation's is made from it.
-
-    python -m inspector.metrics        # the table as Markdown
+"""Every metric of the daemon, once: the table is `Metrics.__init__`, and docs/metrics.md is made from it.
 
 Names start with `inspector_`; units are base units; a counter ends in `_total`; what is unknown is NaN or absent,
 never a magic number; nothing is averaged here, a query does that. Label sets whose values are known at start exist
@@ -85,7 +83,9 @@ class Direction(StrEnum):
     """Of a step of the overload ladder. Closed: it labels a metric."""
 
     UP = "up"
+    """Less is asked of each frame."""
     DOWN = "down"
+    """More is asked again."""
 
 
 STEP_REASONS: Mapping[str, Direction] = {
@@ -219,6 +219,30 @@ class Metrics:
             "camera",
         )
 
+        # ---- whether a camera's frames are still what they were: of the newest `drift.window_frames` of them
+        self.drift_psi = gauge(
+            "drift_psi",
+            "Population stability index of gate scores or brightness, against what the camera showed first (own) or "
+            "the pack's reference (pack): below 0.1 nothing has changed, above 0.25 much has.",
+            "camera",
+            "measure",
+            "against",
+        )
+        self.drift_frames = gauge(
+            "drift_frames_ratio", "Share of the frames that pass the gate, or show a defect.", "camera", "measure"
+        )
+        self.drift_times = gauge(
+            "drift_times_ratio", "That share over what it is in the reference.", "camera", "measure", "against"
+        )
+        self.drift_state = gauge(
+            "drift_state", "1 while a measure of the camera's frames is off, else 0.", "camera", "measure"
+        )
+        self.drift_warnings = counter("drift_warnings_total", "Times that a measure went off.", "camera", "measure")
+        self.drift_learnt = gauge(
+            "drift_learnt_ratio", "How much of what is usual has been learnt; absent where nothing is.", "camera"
+        )
+        self.drift_unsaved = counter("drift_unsaved_total", "Times that what was learnt could not be written to disk.")
+
         # ---- stages: items are frames up to grading, events from the journal on
         self.stage_in = counter("stage_in_total", "Items that a stage took.", "stage")
         self.stage_out = counter("stage_out_total", "Items that a stage handed on.", "stage")
@@ -344,6 +368,10 @@ class Metrics:
         `made_ns`: when its flat-field was made, Unix ns; None: it has none.
         """
         return ViewMetrics(self, camera, states, made_ns)
+
+    def drift(self, camera: str, measures: Iterable[str]) -> DriftMetrics:
+        """The metrics of how far a camera's frames are from what they were; states and counters exist from now on."""
+        return DriftMetrics(self, camera, measures)
 
     def sink(self, label: str) -> SinkMetrics:
         """The metrics of one sink; the same handle every time."""
@@ -510,6 +538,37 @@ class ViewMetrics:
         self._states[state].set(true)
 
 
+class DriftMetrics:
+    """The metrics of how far one camera's frames are from what they were. What is not known yet has no series."""
+
+    def __init__(self, metrics: Metrics, name: str, measures: Iterable[str]) -> None:
+        self._metrics, self._name = metrics, name
+        self._states = {measure: metrics.drift_state.labels(name, measure) for measure in measures}
+        self._warnings = {measure: metrics.drift_warnings.labels(name, measure) for measure in self._states}
+
+    def distance(self, measure: str, against: str, psi: float) -> None:
+        """Show how far a distribution is from that of a reference."""
+        self._metrics.drift_psi.labels(self._name, measure, against).set(psi)
+
+    def share(self, measure: str, ratio: float) -> None:
+        """Show which share of the frames it is."""
+        self._metrics.drift_frames.labels(self._name, measure).set(ratio)
+
+    def times(self, measure: str, against: str, ratio: float) -> None:
+        """Show that share over that of a reference."""
+        self._metrics.drift_times.labels(self._name, measure, against).set(ratio)
+
+    def learnt(self, ratio: float) -> None:
+        """Show how much of what is usual is known."""
+        self._metrics.drift_learnt.labels(self._name).set(ratio)
+
+    def holds(self, measure: str, true: bool) -> None:
+        """Show that a measure is off, or no longer is."""
+        self._states[measure].set(true)
+        if true:
+            self._warnings[measure].inc()
+
+
 class StageMetrics:
     """One stage's metrics: `began` when it takes items, `ended` when a batch of them is handed on."""
 
@@ -591,14 +650,3 @@ def _or_nan(read: Callable[[], float]) -> float:
         return read()
     except OSError:
         return nan
-
-
-def markdown() -> str:
-    """The table as Markdown."""
-    rows = Metrics(process=False).table
-    lines = [f"| `{r.name}` | {r.kind} | {', '.join(r.labels) or '-'} | {r.meaning} |" for r in rows]
-    return "\n".join(["| metric | kind | labels | meaning |", "|---|---|---|---|", *lines, ""])
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

@@ -19,7 +19,7 @@ from typing import Any, Self
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from inspector.config import MonitorConfig
-from inspector.errors import ConfigError
+from inspector.errors import ConfigError, TakenError
 
 CLIENT_TIMEOUT_S = 5.0
 """What a client has in all, from connecting to having read the answer."""
@@ -214,7 +214,8 @@ def bind(config: MonitorConfig) -> socket.socket:
     except socket.gaierror as error:
         raise ConfigError(f"{where}: unknown host ({error.strerror}). Set monitor.host to an address here") from None
     except OSError as error:
-        raise ConfigError(f"{where}: {_how_to_mend(error, config.port)}") from None
+        kind = TakenError if error.errno == errno.EADDRINUSE else ConfigError
+        raise kind(f"{where}: {_how_to_mend(error, config.port)}") from None
 
 
 def check(config: MonitorConfig) -> None:

@@ -46,6 +46,11 @@ def progress(text: str) -> bool:
     return notify("WATCHDOG=1", f"STATUS={text}")
 
 
+def hangs(text: str) -> bool:
+    """A stage hangs while the service starts, where nobody feeds the watchdog yet: as if it had run out."""
+    return notify("WATCHDOG=trigger", f"STATUS={text}")
+
+
 def stopping(text: str) -> bool:
     """The drain has begun."""
     return notify("STOPPING=1", f"STATUS={text}")

@@ -10,6 +10,7 @@ The contract of the networks (all: input `frames`, uint8 [batch, 1, tile height,
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,11 +18,14 @@ from typing import Annotated, Any, Literal
 import msgspec
 import yaml
 
+from inspector.census import Census
 from inspector.config import Fraction
 from inspector.errors import PackError
 from inspector.events import NOT_TYPED
 
 FORMAT = 1
+REFERENCE = 1
+"""The version of a `reference`; its bins are those of inspector/census.py."""
 MANIFEST = "manifest.yaml"
 Precision = Literal["float32", "float16", "int8"]
 
@@ -94,6 +98,16 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     figures: dict[str, Any] = {}
 
 
+class Reference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the cascade says of frames as they should be, so that a line can tell when its own become others."""
+
+    version: int = REFERENCE
+    made_on: str
+    """Which frames these were, in words."""
+    census: Census
+    """How they score, how bright they are, how many pass the gate and how many show a defect."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`manifest.yaml`, closed."""
 
@@ -108,6 +122,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     segmenters: list[Segmenter]
     veto_area_factor: Annotated[float, msgspec.Meta(ge=1, le=1e6)] = 3.0
     """Soft veto: how many times the minimum area a class needs whose type score is only at its floor."""
+    reference: Reference | None = None
+    """Left out: nothing is known of the frames that it was made for (`python -m build_engines reference` adds it)."""
 
 
 class Pack(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,6 +147,10 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         entries = ((name, entry.gpu) for name, entry in self._entries())
         return {name: (self.folder / twin.file, twin.sha256) for name, twin in entries if twin is not None}
 
+    def for_gpu(self, precision: Literal["fp16", "fp32"]) -> dict[str, tuple[Path, str]]:
+        """Network name -> (file, SHA-256) that a GPU plan is built from: its twin where it has one."""
+        return self.networks() | (self.twins() if precision == "fp16" else {})
+
     def precisions(self) -> dict[str, Precision]:
         """Network name -> the precision of its file for the CPU."""
         return {name: entry.precision for name, entry in self._entries()}
@@ -140,6 +160,11 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         yield "types", self.manifest.types
         for part in self.manifest.segmenters:
             yield f"segment_{part.class_number}", part
+
+
+def pixel_level(threshold: float) -> int:
+    """The least grey, 1..255, of a probability map uint8 whose pixels are defect from `threshold` (0..1) on."""
+    return max(1, math.ceil(threshold * 255))
 
 
 def load(folder: Path) -> Pack:
@@ -169,6 +194,12 @@ def load(folder: Path) -> Pack:
 def _check_sense(path: Path, manifest: Manifest) -> None:
     if manifest.format != FORMAT:
         raise PackError(f"{path}: format {manifest.format}, this version reads {FORMAT}. Export the pack again")
+    reference = manifest.reference
+    if reference is not None and (reference.version != REFERENCE or not reference.census.frames):
+        raise PackError(
+            f"{path}: reference: version {reference.version} of {reference.census.frames} frames, this version reads "
+            f"{REFERENCE} of one frame at least. Make it again with `python -m build_engines reference`, or take it out"
+        )
     numbers = {entry.number for entry in manifest.classes}
     if len(numbers) != len(manifest.classes) or not numbers:
         raise PackError(f"{path}: classes must be named once each, and there must be one at least")

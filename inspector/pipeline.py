@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 import cv2
 
 from inspector import adapters, overload, pack
+from inspector.baselines import Baselines, beside
 from inspector.cameras import Camera
 from inspector.capture import Capture
 from inspector.channel import Channel
@@ -26,6 +27,8 @@ from inspector.coils import FORGET, CoilMap
 from inspector.config import CameraConfig, Config, JournalConfig
 from inspector.config import load as config_of
 from inspector.control import Control, StateAnswer
+from inspector.drift import Drift
+from inspector.engines import Duty, Engines
 from inspector.errors import ConfigError, JournalError
 from inspector.events import NOT_TYPED_NAME, Event, Reason
 from inspector.grading import Grading
@@ -48,7 +51,7 @@ from inspector.stages import CascadeStage, GradingStage, PreprocessStage
 from inspector.strip import Geometry
 from inspector.view import views
 from inspector.wire.flood import watch as watch_floods
-from inspector.worker import Crew, Worker
+from inspector.worker import Crew, Pulse, Worker
 
 JOIN_S = 5.0
 """How long the exit of a line waits for threads that should have ended already."""
@@ -81,9 +84,10 @@ def build(config: Config) -> Line:
     with ExitStack() as held:
         engines = pack.load(config.pack)
         metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
-        runtime: Runtime = held.enter_context(_open("runtimes", config.runtime, "runtime", engines))
+        opened = held.enter_context(Engines.of(engines, config.runtime))
+        workers = opened.runtime.workers
         cameras = {c.name: _open_camera(c, i) for i, c in enumerate(config.cameras)}
-        sizes = _sizes(config, runtime.workers)
+        sizes = _sizes(config, workers)
         journal = held.enter_context(_journal(config, engines, sizes.in_flight))
 
         # ---- what the stages share
@@ -91,16 +95,16 @@ def build(config: Config) -> Line:
         geometries = _geometries(config)
         stop = threading.Event()
         ledger = Ledger(list(cameras))
-        pool = Pool(sizes.pool)
+        pool = Pool(sizes.pool, opened.runtime.allocate)
         coils = CoilMap(config.line.coil, on_forget=lambda: line.forget_coils())
         restore(coils, journal.telegrams)
-        line = Line(config, engines, runtime, metrics, ledger, journal, coils, stop, held)
+        line = Line(config, Duty(opened), metrics, ledger, journal, coils, stop, held)
 
         # ---- the channels between them
         dropped = line.drop_frame
         frames = Channel[Frame](config.line.queue, config.line.when_full, writers=len(cameras), on_drop=dropped)
-        batches = Channel[Batch](runtime.workers)
-        verdicts = Channel[Verdicts](sizes.verdicts, writers=runtime.workers)
+        batches = Channel[Batch](workers)
+        verdicts = Channel[Verdicts](sizes.verdicts, writers=workers)
         graded = Channel[Graded](sizes.graded)
         outboxes = {
             s.label: Channel[Event](
@@ -137,6 +141,7 @@ def build(config: Config) -> Line:
             waiting=_booked(graded.take, metrics.stage("publish")),
         )
         recording = line.recording = _recording(line)
+        line.drift = _drift(line)
         grading.down = lambda: dict(publish.down)
         line.overload = overload.of(config, metrics, publish.say, frames.statistics, preprocess.resize)
         publish.overload_step = line.overload_step
@@ -156,7 +161,7 @@ def build(config: Config) -> Line:
             for c in config.cameras
         ]
 
-        grade = GradingStage(grading, line.failed, line.look)
+        grade = GradingStage(grading, line.failed, line.look, line.see)
         line.plant = Plant(
             coils, publish.tell, lambda: _newest(captures), grade.stand, line.answer_state, config.line.mm_per_count
         )
@@ -168,7 +173,7 @@ def build(config: Config) -> Line:
                 Worker("preprocess", PreprocessStage(preprocess), frames, batches, metrics.stage("preprocess")),
                 *(
                     Worker(f"cascade-{i}", _cascade(line), batches, verdicts, metrics.stage("cascade"))
-                    for i in range(runtime.workers)
+                    for i in range(workers)
                 ),
                 Worker("grading", grade, verdicts, graded, metrics.stage("grading")),
                 Worker("publish", publish, graded, None, metrics.stage("publish")),
@@ -200,8 +205,7 @@ class Line:
     """A built line: start it, watch it, stop it. Everything is released on exit."""
 
     config: Config
-    pack: Pack
-    runtime: Runtime
+    duty: Duty
     metrics: Metrics
     ledger: Ledger
     journal: Journal
@@ -218,6 +222,7 @@ class Line:
     """Each sees what was graded before the journal does, and may change it."""
     recording: Recording | None = None
     overload: Overload | None = None
+    drift: Drift | None = None
     monitor: Monitor | None = None
     history: History | None = None
     control: Control | None = None
@@ -241,6 +246,8 @@ class Line:
         self._serve("watchman", watch_floods)
         if self.recording is not None:
             self._open_server("recording", self.recording)
+        if self.drift is not None:
+            self._open_server("drift", self.drift.baselines)
         if config.monitor is not None:
             self.monitor = Monitor(config.monitor, self.metrics.registry, self.health)
             self._open_server("monitor", self.monitor)
@@ -261,8 +268,10 @@ class Line:
         self._serve(name, server.serve)
 
     def _serve(self, name: str, serve: Callable[[threading.Event], None]) -> None:
-        done = threading.Event()
+        done = Pulse()
         worker = Worker(name, Serve(name, serve, done))
+        done.beat = worker.beat
+        self.crew.servers.append(worker)
         worker.start()
         self.held.callback(worker.join, JOIN_S)
         self.held.callback(done.set)
@@ -275,6 +284,16 @@ class Line:
         with self.held:
             if not hanging:
                 self.journal.close(clean=self.crew.failure is None)
+
+    @property
+    def pack(self) -> Pack:
+        """The pack on duty."""
+        return self.duty.current.pack
+
+    @property
+    def runtime(self) -> Runtime:
+        """What its networks run on."""
+        return self.duty.current.runtime
 
     @property
     def running(self) -> bool:
@@ -314,6 +333,11 @@ class Line:
     def forget_coils(self) -> None:
         """The encoder counts anew: a later start must not take the old telegrams for true."""
         self.publish.tell(Telegram(time.time_ns(), "inspector", FORGET, "", 0))
+
+    def see(self, verdicts: Verdicts) -> None:
+        """See verdicts before they are graded, in order, in grading's thread."""
+        if self.drift is not None:
+            self.drift.see(verdicts)
 
     def look(self, graded: Graded) -> None:
         """See what was graded, in grading's thread."""
@@ -440,6 +464,17 @@ def _recording(line: Line) -> Recording | None:
     return made
 
 
+def _drift(line: Line) -> Drift | None:
+    """The watch over how the cameras' frames change, where it is wanted."""
+    section = line.config.drift
+    if not section.watch:
+        return None
+    file = beside(line.config.journal.path)
+    known = Baselines(file, section.window_frames, line.metrics.drift_unsaved.inc)
+    names = [camera.name for camera in line.config.cameras]
+    return Drift(section, lambda: line.pack, names, known, line.metrics)
+
+
 def _retention(config: JournalConfig) -> Retention:
     day_ns = 86_400_000_000_000
     return Retention(
@@ -453,7 +488,7 @@ def _newest(captures: Sequence[Capture]) -> int | None:
 
 
 def _cascade(line: Line) -> CascadeStage:
-    return CascadeStage(line.pack, line.runtime, line.config.grading.merge_px, line.metrics, line.overload)
+    return CascadeStage(line.duty, line.config.grading.merge_px, line.metrics, overload=line.overload)
 
 
 def _deliver(line: Line, label: str, index: int, waiting: Callable[[int], Sequence[Event]]) -> Deliver:

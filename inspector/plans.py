@@ -34,6 +34,7 @@ SAID = {
     "driver": "the NVIDIA driver",
     "precision": "the precision",
     "profile": "the batch sizes",
+    "outputs": "what the plan gives",
 }
 
 
@@ -52,6 +53,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     precision: Precision
     profile: tuple[int, int, int]
     """Tiles in a batch: the fewest, those that the plan is tuned for, the most."""
+    outputs: str
+    """The plan's outputs; where the network of the pack gives fewer, the rest was added as this version does it."""
 
     @property
     def digest(self) -> str:
@@ -66,6 +69,8 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Of the plan."""
     built_ns: int
     seconds: float
+    derived: str
+    """SHA-256 of the graph that the parser was given: in the plan's precision, with the outputs added."""
 
 
 def default_folder() -> Path:
@@ -103,12 +108,12 @@ class Cache:
             raise PackError(f"{plan}: the plan was altered or is torn. Delete it and build it again: {BUILD}")
         return content
 
-    def put(self, key: Key, plan: bytes, *, built_ns: int, seconds: float) -> Path:
+    def put(self, key: Key, plan: bytes, *, built_ns: int, seconds: float, derived: str = "") -> Path:
         """Keep a plan: whole, or not at all. Raises OSError."""
         file = self._plan(key)
         file.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256(plan).hexdigest()
-        sidecar = Sidecar(key=key, sha256=digest, built_ns=built_ns, seconds=round(seconds, 3))
+        sidecar = Sidecar(key=key, sha256=digest, built_ns=built_ns, seconds=round(seconds, 3), derived=derived)
         file.with_suffix(".json").unlink(missing_ok=True)  # until the new plan is whole there is none
         _write(file, plan)
         _write(file.with_suffix(".json"), msgspec.json.format(msgspec.json.encode(sidecar)) + b"\n")
@@ -121,6 +126,13 @@ class Cache:
             return f"{key.network}: no plan was built yet"
         nearest = min(others, key=lambda other: len(changes(other, key)))
         return f"{key.network}: " + "; ".join(changes(nearest, key))
+
+    def alike(self, key: Key) -> list[Key]:
+        """The plans that would serve here too if the line asked for their precision and batch sizes."""
+        free = {"precision", "profile"}
+        fixed = [field for field in Key.__struct_fields__ if field not in free]
+        found = [sidecar.key for sidecar in self._of(key.network)]
+        return [other for other in found if all(getattr(other, field) == getattr(key, field) for field in fixed)]
 
     def timing(self, key: Key) -> Path:
         """The builder's own cache of measurements for the library and GPU of `key`."""

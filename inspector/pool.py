@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,12 +36,19 @@ class Slot:
             self._pool._give_back(buffer)
 
 
+def plain(size: int) -> NDArray[np.uint8]:
+    """Ordinary memory, uint8 [size]."""
+    return np.empty(size, dtype=np.uint8)
+
+
 class Pool:
     """At most `slots` buffers; each is made on first use and grows only when a larger frame comes."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, allocate: Callable[[int], NDArray[np.uint8]] = plain) -> None:
+        """`allocate` gives at least so many bytes, uint8 [n]: memory that a runtime reads best."""
         if slots < 1:
             raise ValueError("a pool needs at least one slot")
+        self._allocate = allocate
         self._free: list[NDArray[np.uint8]] = [np.empty(0, dtype=np.uint8) for _ in range(slots)]
         self.slots = slots
         self._changed = threading.Condition()
@@ -56,7 +64,7 @@ class Pool:
             buffer = self._free.pop()
         if buffer.size < height * width:
             try:
-                buffer = np.empty(height * width, dtype=np.uint8)
+                buffer = self._allocate(height * width)
             except MemoryError:
                 self._give_back(buffer)
                 raise

@@ -168,7 +168,11 @@ class Verdict:
     gate_score: float
     regions: list[Region] = field(default_factory=list)
     sights: list[Sight] = field(default_factory=list)
+    pack_digest: str = ""
+    """Of the pack that judged it."""
     depth: Depth = Depth.FULL
+    drifts: list[Sight] = field(default_factory=list)
+    """The same of how far its camera's frames are from what they were."""
 
 
 @dataclass(slots=True)

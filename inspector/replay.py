@@ -105,6 +105,7 @@ def configuration(request: Request, path: Path, played: Played | None = None) ->
         "journal": {"path": str(path.absolute()), "synchronous": request.journal is not None},
         "sinks": sinks,
         "monitor": None,
+        "drift": {"watch": False},
         **(_pictures(request) if played is None else _recordings(request, played)),
     }
     raw["line"] |= {"when_full": "wait", "queue": 8}

@@ -26,6 +26,8 @@ TICK_S = 0.2
 DRAIN_S = 30.0
 """How long a stopping line may drain before the daemon gives it up."""
 STATUS_S = 5.0
+FEED_S = 1.0
+"""The watchdog is fed so often at most."""
 START_S = 60.0
 """While a camera is still looked for, systemd is asked for this much more, again and again."""
 SWITCH_S = 0.0005
@@ -77,6 +79,7 @@ class _Speaker:
         self._status_at = 0.0
         self._watchdog_s = notify.watchdog_interval_s()
         self._watchdog_at = 0.0
+        self._hanging: set[str] = set()
 
     def speak(self, health: Health) -> None:
         now = time.monotonic()
@@ -89,9 +92,24 @@ class _Speaker:
         if now >= self._status_at:
             self._status_at = now + STATUS_S
             notify.status("; ".join([health.status, *health.reasons]))
-        if self._watchdog_s is not None and now >= self._watchdog_at and not self._line.crew.stalled(self._watchdog_s):
-            self._watchdog_at = now + self._watchdog_s
+        if self._watchdog_s is not None:
+            self._watch(health, now, self._watchdog_s)
+
+    def _watch(self, health: Health, now: float, half_s: float) -> None:
+        """Feed the watchdog once every stage has made progress since the last time, so that it runs out in its time
+        after the hang and not later; `half_s` is half of it."""
+        crew = self._line.crew
+        if now >= self._watchdog_at and crew.lively():
+            self._watchdog_at = now + min(FEED_S, half_s)
             notify.progress(health.status)
+        hanging = set(crew.stalled(half_s))
+        for name in sorted(hanging - self._hanging):
+            log.error("stage %s has made no progress for %.0f s; where it is:\n%s", name, half_s, crew.trace(name))
+        for name in sorted(self._hanging - hanging):
+            log.warning("stage %s goes on", name)
+        self._hanging = hanging
+        if not self._ready and crew.stalled(2 * half_s):
+            notify.hangs(f"while starting, these hang: {', '.join(sorted(hanging))}")
 
 
 def _outcome(line: Line) -> int:

@@ -40,6 +40,8 @@ DULL = 0.35
 """A column whose deviation along the strip is below this share of its neighbours' hardly varies."""
 SIGMAS = 5.0
 """A column is off its neighbours only if it is so many deviations off: a ribbed strip has many lines."""
+SAMPLED_ROWS = 8
+"""Rows of a frame whose mean is its brightness."""
 
 Profile = NDArray[np.float64]
 """One value a column, [width]; NaN where the window shows no strip."""
@@ -224,6 +226,15 @@ def _places(height: int, number: int) -> NDArray[np.intp]:
     first = np.arange(PAIRS) * apart + number * 7 % apart
     places: NDArray[np.intp] = np.repeat(first, 2) + np.tile([0, 1], PAIRS)
     return np.minimum(places, height - 1)
+
+
+def brightness(pixels: Pixels, roi: Roi) -> float:
+    """Mean grey of one frame's strip, 0..1 of full scale, as `Figures.brightness` is that of a window; 2 us at 1600 px.
+
+    `pixels` is uint8 [H, W]; the strip must have a column at least.
+    """
+    rows = pixels[:: max(1, pixels.shape[0] // SAMPLED_ROWS), roi.left : roi.right]
+    return float(cv2.mean(rows)[0]) / 255
 
 
 def odd_columns(figures: Figures, off: float) -> Marks:

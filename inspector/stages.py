@@ -8,16 +8,18 @@ from types import TracebackType
 from typing import Self
 
 from inspector.cascade import Cascade
+from inspector.engines import Duty, Turn
+from inspector.errors import EngineError
 from inspector.events import Depth
 from inspector.grading import Grading
 from inspector.metrics import Metrics
 from inspector.overload import Overload
-from inspector.pack import Pack
 from inspector.preprocess import Preprocess
 from inspector.records import Batch, Frame, Graded, Verdicts
-from inspector.runtimes import Runtime
 
 IDLE_S = 1.0
+LOOK_S = 0.25
+"""A cascade worker without a batch looks so often whether other engines are on duty, or nobody could close the old."""
 
 
 class Idle:
@@ -59,30 +61,77 @@ class PreprocessStage(Idle):
 
 
 class CascadeStage(Idle):
-    """Batches -> verdicts; several workers run side by side, each with a stream of its own."""
+    """Batches -> verdicts; several workers run side by side, each with a stream of its own through the same engines."""
 
     def __init__(
-        self, pack: Pack, runtime: Runtime, merge_px: int, metrics: Metrics, overload: Overload | None = None
+        self,
+        duty: Duty,
+        merge_px: int,
+        metrics: Metrics,
+        tap: Callable[[Batch, Verdicts], None] = lambda batch, verdicts: None,
+        overload: Overload | None = None,
     ) -> None:
+        """`tap` sees each batch and its verdicts before they are handed on; it must neither wait nor fail."""
+        self._duty = duty
         self._overload = overload
-        self._pack = pack
         self._metrics = metrics
-        self._runtime = runtime
         self._merge_px = merge_px
+        self._tap = tap
+        self._turn: Turn | None = None
 
     def __enter__(self) -> Self:
-        self._cascade = Cascade(self._pack, self._runtime.stream(), self._merge_px)
+        self._use(self._duty.take(None))
         return self
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        turn, self._turn = self._turn, None
+        if turn is not None:
+            self._duty.give_back(turn)
+
+    def wait_s(self) -> float:
+        return LOOK_S
+
     def work(self, batch: Batch | None) -> Iterator[Verdicts]:
-        if batch is not None:
-            depth = Depth.FULL if self._overload is None else self._overload.take(batch)
-            verdicts = self._cascade.judge(batch, depth)
-            passed, segmented = self._cascade.passed, self._cascade.segmented
-            self._metrics.cascaded(len(batch.frames), len(batch.tiles), passed, segmented)
-            yield verdicts
-        elif self._overload is not None:
-            self._overload.idle()
+        if batch is None:
+            self._ready(None)
+            if self._overload is not None:
+                self._overload.idle()
+            return
+        depth = Depth.FULL if self._overload is None else self._overload.take(batch)
+        verdicts = self._judge(batch, depth)
+        passed, segmented = self._cascade.passed, self._cascade.segmented
+        self._metrics.cascaded(len(batch.frames), len(batch.tiles), passed, segmented)
+        self._tap(batch, verdicts)
+        yield verdicts
+
+    def _judge(self, batch: Batch, depth: Depth) -> Verdicts:
+        """By the engines whose turn it is, or where they fail on trial by those before them: no frame is lost."""
+        self._ready(batch.number)
+        try:
+            return self._cascade.judge(batch, depth)
+        except EngineError as error:
+            self._fall_back(error)
+            return self._cascade.judge(batch, depth)
+
+    def _ready(self, number: int | None) -> None:
+        try:
+            self._use(self._duty.take(self._turn, number))
+        except EngineError as error:
+            self._fall_back(error)
+
+    def _fall_back(self, error: EngineError) -> None:
+        before = None if self._turn is None else self._duty.fall_back(self._turn, error)
+        if before is None:
+            raise error
+        self._use(before)
+
+    def _use(self, turn: Turn) -> None:
+        engines = None if self._turn is None else self._turn.engines
+        self._turn = turn
+        if turn.engines is not engines:
+            self._cascade = Cascade(turn.engines.pack, turn.engines.stream(), self._merge_px)
 
     def finish(self) -> Iterator[Verdicts]:
         yield from ()
@@ -92,12 +141,17 @@ class GradingStage(Idle):
     """Verdicts, put back in order -> what the journal takes. What waits here is bounded by the frame pool."""
 
     def __init__(
-        self, grading: Grading, failed: Callable[[], bool], look: Callable[[Graded], None] = lambda graded: None
+        self,
+        grading: Grading,
+        failed: Callable[[], bool],
+        look: Callable[[Graded], None] = lambda graded: None,
+        see: Callable[[Verdicts], None] = lambda verdicts: None,
     ) -> None:
-        """`look` sees everything before it is handed on."""
+        """`see` sees verdicts in order before they are graded, `look` what was graded before it is handed on."""
         self._grading = grading
         self._failed = failed
         self._look = look
+        self._see = see
         self._stand_at: int | None = None
         self._next = 0
         self._early: dict[int, Verdicts] = {}
@@ -111,7 +165,9 @@ class GradingStage(Idle):
         if verdicts is not None:
             self._early[verdicts.number] = verdicts
         while self._next in self._early:
-            graded = self._grading.grade(self._early.pop(self._next))
+            following = self._early.pop(self._next)
+            self._see(following)
+            graded = self._grading.grade(following)
             self._next += 1
             if graded:
                 yield self._seen(graded)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from inspector.events import NOT_TYPED, CoilEvent, Defect, Event, Gap, Heartbeat, State
 
-GOOD = {"ok", "up", "running", "sees strip", "sees well", "keeping up", "inspected in full"}
+GOOD = {"ok", "up", "running", "sees strip", "sees well", "keeping up", "inspected in full", "as usual"}
 """States in which nothing is wrong."""
 
 

@@ -8,8 +8,10 @@ writer hangs, and closes its outbox, so what it gave is still graded and journal
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -68,6 +70,22 @@ class Books(Protocol):
     def ended(self, items: int = 1, *, out: int | None = None, busy_s: float = 0.0) -> None: ...
 
 
+class Pulse(threading.Event):
+    """Tells a server to stop. Whenever its thread looks, that is a sign of life: `beat` is called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beat: Callable[[], None] = lambda: None
+
+    def is_set(self) -> bool:
+        self.beat()
+        return super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.beat()
+        return super().wait(timeout)
+
+
 class Worker:
     """One thread that moves items through a stage."""
 
@@ -101,6 +119,15 @@ class Worker:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def beat(self) -> None:
+        """Show that it is alive; in its own thread."""
+        self.beat_ns = time.monotonic_ns()
+
+    def trace(self) -> str:
+        """Where its thread is now, the innermost call last; empty once it has ended."""
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        return "" if frame is None else "".join(traceback.format_stack(frame))
+
     def _run(self) -> None:
         done = False
         try:
@@ -125,7 +152,7 @@ class Worker:
         given, booked_ns = 0, self.beat_ns
         try:
             while not source.ended:
-                self._beat()
+                self.beat()
                 given += self._give(source.work())
                 if given and self.beat_ns - booked_ns >= BOOK_S * 1e9:
                     self._book_drawn(given)
@@ -140,7 +167,7 @@ class Worker:
 
     def _pump(self, stage: Any, inbox: Channel[Any]) -> None:
         while True:
-            self._beat()
+            self.beat()
             try:
                 item = inbox.get(min(WAIT_S, stage.wait_s()))
             except ChannelClosed:
@@ -162,11 +189,8 @@ class Worker:
         for item in items:
             given += 1
             while self._outbox is not None and not self._outbox.put(item, WAIT_S):
-                self._beat()
+                self.beat()
         return given
-
-    def _beat(self) -> None:
-        self.beat_ns = time.monotonic_ns()
 
 
 class Crew:
@@ -174,7 +198,10 @@ class Crew:
 
     def __init__(self, workers: list[Worker], stop_sources: Callable[[], None]) -> None:
         self.workers = workers
+        self.servers: list[Worker] = []
+        """Watched like the others, but the line does not wait for them, nor end with them."""
         self._stop_sources = stop_sources
+        self._lively_ns = 0
 
     def start(self) -> None:
         """From the sinks up to the cameras, so that nothing is produced before it can be taken."""
@@ -196,7 +223,22 @@ class Crew:
     def stalled(self, limit_s: float) -> list[str]:
         """Names of running workers that made no progress for `limit_s` seconds."""
         now = time.monotonic_ns()
-        return [w.name for w in self.workers if w.alive and now - w.beat_ns > limit_s * 1e9]
+        return [w.name for w in self._all if w.alive and now - w.beat_ns > limit_s * 1e9]
+
+    def lively(self) -> bool:
+        """Every running worker has made progress since this was last true: then one that hangs was found in time."""
+        if any(w.alive and w.beat_ns <= self._lively_ns for w in self._all):
+            return False
+        self._lively_ns = time.monotonic_ns()
+        return True
+
+    def trace(self, name: str) -> str:
+        """Where the worker of that name is now."""
+        return next((w.trace() for w in self._all if w.name == name), "")
+
+    @property
+    def _all(self) -> list[Worker]:
+        return [*self.workers, *self.servers]
 
     def join(self, timeout_s: float) -> list[str]:
         """Waits for all; returns the names of those that still hang after `timeout_s` seconds."""

@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from inspector.cameras._ffmpeg import quiet
 from tests.line.daemon import Daemon, write
 from tests.packs import make_pack
 
 Start = Callable[..., Daemon]
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # how long an example takes says how busy the machine is
 
 quiet()  # OpenCV's FFmpeg asks once a process whether to be quiet, and some test may write a video first
 

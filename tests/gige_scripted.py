@@ -21,6 +21,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.workers import WORKER
+
 PORT = 3956
 HEIGHT, WIDTH = 8, 400
 XML_AT = 0x100000
@@ -30,7 +32,7 @@ NO_PACKET: frozenset[int] = frozenset()
 PRIVILEGE = 0xA00
 DENIED = 0x8006
 _number = itertools.count(os.getpid())
-"""No two cameras have one address: what let a dead one go still talks to it for some seconds."""
+"""No two cameras have one address: what lets a dead one go still talks to it for some seconds."""
 
 _NUMBER = """<Integer Name="{0}"><pValue>{0}Reg</pValue><Min>{2}</Min><Max>{3}</Max><Inc>{4}</Inc></Integer>"""
 _REGISTER = """<IntReg Name="{0}"><Address>{1}</Address><Length>4</Length><AccessMode>RW</AccessMode>
@@ -179,7 +181,7 @@ class ScriptedCamera:
 
     def _bound(self) -> socket.socket:
         for number in itertools.islice(_number, 1000):
-            self.address = f"127.{1 + number // 250 % 250}.{1 + number % 250}.9"
+            self.address = f"127.{1 + number // 250 % 250}.{1 + number % 250}.{9 + WORKER % 240}"
             control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             try:
                 control.bind((self.address, PORT))

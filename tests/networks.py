@@ -94,9 +94,9 @@ def conv_segment(tile: Tile, seed: int = 3) -> onnx.ModelProto:
         helper.make_node("Sigmoid", ["features"], ["p"]),
         constant("full", np.float32(255)),
         helper.make_node("Mul", ["p", "full"], ["p255"]),
-        helper.make_node("Cast", ["p255"], ["p8"], to=TensorProto.UINT8),
         constant("axis", np.array([1], dtype=np.int64)),
-        helper.make_node("Squeeze", ["p8", "axis"], ["probability"]),
+        helper.make_node("Squeeze", ["p255", "axis"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["probability"], to=TensorProto.UINT8),
     ]
     return graph(nodes, tile, ("probability", TensorProto.UINT8, list(tile)))
 

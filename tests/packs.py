@@ -10,10 +10,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import yaml
 from onnx import TensorProto, helper, numpy_helper
+
+from inspector.census import Census
 
 BAND = {1: 200, 2: 210, 3: 220, 4: 230}
 TILE = (32, 64)
@@ -55,6 +58,15 @@ def make_pack(
         "veto_area_factor": factor,
     }
     (folder / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
+    return folder
+
+
+def add_reference(folder: Path, census: Census) -> Path:
+    """Put a reference into the manifest of a pack; returns its folder."""
+    file = folder / "manifest.yaml"
+    manifest = yaml.safe_load(file.read_text())
+    manifest["reference"] = {"version": 1, "made_on": "frames of a test", "census": msgspec.to_builtins(census)}
+    file.write_text(yaml.safe_dump(manifest, sort_keys=False))
     return folder
 
 
@@ -122,10 +134,11 @@ def _segment(tile: tuple[int, int], number: int) -> onnx.ModelProto:
     nodes = [
         _grey(),
         *_in_band(number, "band"),
-        _constant("sure", np.array(240, dtype=np.uint8)),
-        _constant("none", np.array(0, dtype=np.uint8)),
+        _constant("sure", np.float32(240)),
+        _constant("none", np.float32(0)),
         helper.make_node("Where", ["band", "sure", "none"], ["map"]),
         _constant("axis", np.array([1], dtype=np.int64)),
-        helper.make_node("Squeeze", ["map", "axis"], ["probability"]),
+        helper.make_node("Squeeze", ["map", "axis"], ["grown"]),
+        helper.make_node("Cast", ["grown"], ["probability"], to=TensorProto.UINT8),  # TensorRT wants it last
     ]
     return _model(nodes, tile, helper.make_tensor_value_info("probability", TensorProto.UINT8, ["batch", *tile]))

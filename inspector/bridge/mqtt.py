@@ -22,23 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from inspector.bridge import naming
+from inspector.bridge.link import ACK_S, RETRY_S, Unwell
 from inspector.bridge.notices import too_large
 from inspector.bridge.window import Message, Window
-from inspector.errors import ConfigError, InspectorError
+from inspector.errors import ConfigError
 
-ACK_S = 10.0
-"""A message that is not acknowledged for so long: the connection is not well."""
-RETRY_S = 1.0
-"""Between one connection and the next."""
 KEEPALIVE_S = 10
 OVERHEAD = 1024
 """Bytes of a packet besides topic, key and body, at most."""
 
 log = logging.getLogger(__name__)
-
-
-class Unwell(InspectorError):
-    """The connection cannot go on; a new one is made."""
 
 
 @dataclass(slots=True, frozen=True)

@@ -31,9 +31,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from inspector.bridge import naming
+from inspector.bridge.link import ACK_S, RETRY_S, Unwell
 from inspector.bridge.notices import too_large
 from inspector.bridge.window import Window
-from inspector.errors import ConfigError, InspectorError
+from inspector.errors import ConfigError
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -44,12 +45,8 @@ WINDOW_S = 120.0
 """Duplicate window of a stream that we make."""
 LEAST_WINDOW_S = 30.0
 """A shorter one might not cover a connection that broke: ACK_S, and then a new connection."""
-ACK_S = 10.0
-"""A message that is not acknowledged for so long: the connection or the stream is not well."""
 BRIDGE = "Inspector-Bridge"
 """Header that says which bridge sent a message."""
-RETRY_S = 1.0
-"""Between one connection and the next."""
 CONNECT_S = 5.0
 OVERHEAD = 400
 """Bytes of headers besides the key, at most: the limits are for headers and body together."""
@@ -57,10 +54,6 @@ LEAST_LARGEST = 4096
 """A stream must take messages of this size: else it might not even take what says that an event was too large."""
 
 log = logging.getLogger(__name__)
-
-
-class Unwell(InspectorError):
-    """The connection or the stream cannot go on; a new connection is made."""
 
 
 @dataclass(slots=True, frozen=True)

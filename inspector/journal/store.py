@@ -341,8 +341,8 @@ def _probed(path: Path, how: str) -> sqlite3.Connection:
     return db
 
 
-def check(path: Path) -> None:
-    """Whether a daemon could open this journal now; makes nothing.
+def check(path: Path, running: bool = False) -> None:
+    """Whether a daemon could open this journal now; makes nothing. `running`: it may be the one that holds the file.
 
     Raises:
         JournalError: the folder is missing or read-only, another daemon holds the file, or it is no journal.
@@ -352,7 +352,7 @@ def check(path: Path) -> None:
         raise JournalError(f"{path}: journal.path must be a file in a folder that exists (mkdir -p {folder})")
     if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise JournalError(f"{path}: it or its folder cannot be written: mend the permissions, or set journal.path")
-    if held(path):
+    if not running and held(path):
         raise JournalError(f"{path}: another daemon is writing this journal: give this line its own journal.path")
     if path.exists() and path.stat().st_size:
         with reading(path):

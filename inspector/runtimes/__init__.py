@@ -7,6 +7,7 @@ frames travel once), and compaction between the stages is an index list.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -14,6 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inspector.records import Pixels
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """What a segmenter says of a tile, at least where its probability reaches the manifest's threshold.
+
+    Attributes:
+        y, x: the tile's pixel at which `values` begin.
+        values: probabilities uint8 [h, w], 255 = certain; h or w is 0 where no pixel of the tile reaches the threshold.
+            Whatever lies beyond them is below it.
+    """
+
+    y: int
+    x: int
+    values: NDArray[np.uint8]
 
 
 class Stream(Protocol):
@@ -28,8 +44,11 @@ class Stream(Protocol):
     def types(self, indices: Sequence[int]) -> NDArray[np.float32]:
         """Scores [len(indices), classes], 0..1, of the tiles at `indices`."""
 
-    def segment(self, class_number: int, indices: Sequence[int]) -> Sequence[NDArray[np.uint8]]:
-        """Probabilities uint8 [tile height, tile width], one for each index. Valid until the next call."""
+    def expect(self, wanted: Mapping[int, Sequence[int]]) -> None:
+        """These tiles will be asked of the segmenters of these classes: a device begins with all of them at once."""
+
+    def segment(self, class_number: int, indices: Sequence[int]) -> Sequence[Patch]:
+        """What the segmenter of a class says of the tiles at `indices`. Valid until the next call."""
 
 
 class Runtime(Protocol):
@@ -50,5 +69,11 @@ class Runtime(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+    def allocate(self, size: int) -> NDArray[np.uint8]:
+        """Memory for frames, uint8 [at least `size`], from which they reach the networks without another copy.
+
+        It outlives the runtime. May be called before enter and from any thread.
+        """
 
     def stream(self) -> Stream: ...

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inspector.errors import ConfigError
+from inspector.plans import ANY, Key, Precision
 
 Flavour = Literal["TensorRT", "TensorRT-RTX"]
 MODULES: dict[Flavour, Sequence[str]] = {
@@ -71,18 +72,52 @@ class Gpu:
 
     name: str
     driver: str
+    bus: str = ""
+    """Its PCI address, such as 0000:01:00.0."""
 
 
 def gpus(root: Path = NVIDIA) -> list[Gpu]:
     """The GPUs of this machine in the order of their PCI addresses, as the driver tells without being started."""
     try:
         told = re.search(r"\d+\.\d+(\.\d+)?", (root / "version").read_text())
-        about = [path.read_text() for path in sorted((root / "gpus").glob("*/information"))]
+        about = {path.parent.name: path.read_text() for path in sorted((root / "gpus").glob("*/information"))}
     except OSError:
         return []
     driver = told.group() if told else "unknown"
-    models = [re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE) for text in about]
-    return [Gpu(model.group(1), driver) for model in models if model]
+    models = {bus: re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE) for bus, text in about.items()}
+    return [Gpu(model.group(1), driver, bus.lower()) for bus, model in models.items() if model]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What plans are built for."""
+
+    gpu: str
+    driver: str
+    precision: Precision
+    profile: tuple[int, int, int]
+
+
+AHEAD_OF_TIME = (ANY, ANY)
+"""GPU and driver of plans that TensorRT-RTX builds without a GPU."""
+OUTPUTS = {"gate": "score", "types": "scores"}
+"""Network -> what its plan gives; the others are segmenters."""
+SEGMENTER_OUTPUTS = "probability, extent"
+
+
+def key_of(flavour: Flavour, version: str, target: Target, network: str, onnx: str) -> Key:
+    """The key of a network's plan; `onnx` is the SHA-256 that the manifest names."""
+    return Key(
+        network=network,
+        onnx=onnx.removeprefix("sha256:"),
+        library=flavour,
+        version=version,
+        gpu=target.gpu,
+        driver=target.driver,
+        precision=target.precision,
+        profile=target.profile,
+        outputs=OUTPUTS.get(network, SEGMENTER_OUTPUTS),
+    )
 
 
 def _logger(library: Library) -> Any:

@@ -8,7 +8,7 @@ the cache, and a tile gives the same bits whatever batch it came in.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any, Self
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from inspector.errors import EngineError, PackError
 from inspector.pack import Pack
 from inspector.records import Pixels
+from inspector.runtimes import Patch
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +59,9 @@ class OnnxRuntime:
     ) -> None:
         self._sessions.clear()
 
+    def allocate(self, size: int) -> NDArray[np.uint8]:
+        return np.empty(size, dtype=np.uint8)
+
     def stream(self) -> OnnxStream:
         return OnnxStream(self._sessions, len(self._pack.manifest.classes))
 
@@ -90,8 +94,11 @@ class OnnxStream:
         rows = [self._run("types", index)[0] for index in indices]
         return np.array(rows, dtype=np.float32).reshape(len(indices), self._classes)
 
-    def segment(self, class_number: int, indices: Sequence[int]) -> Sequence[NDArray[np.uint8]]:
-        return [self._run(f"segment_{class_number}", index)[0] for index in indices]
+    def expect(self, wanted: Mapping[int, Sequence[int]]) -> None:
+        """Nothing is gained by beginning early on the thread that will ask."""
+
+    def segment(self, class_number: int, indices: Sequence[int]) -> Sequence[Patch]:
+        return [Patch(0, 0, self._run(f"segment_{class_number}", index)[0]) for index in indices]
 
     def _run(self, network: str, index: int) -> Any:
         try:

@@ -83,7 +83,7 @@ def _describe(title: str, part: dict[str, Any]) -> None:
     if "properties" not in part:
         return
     part["required"] += [field for field in part["properties"] if field in ALWAYS_SENT]
-    notes = _field_notes(getattr(events, title))
+    notes = notes_beneath(getattr(events, title))
     for field, schema in part["properties"].items():
         if field in ALWAYS_SENT:
             del schema["default"]
@@ -92,13 +92,16 @@ def _describe(title: str, part: dict[str, Any]) -> None:
             schema["description"] = notes[field]
 
 
-def _field_notes(struct: type) -> dict[str, str]:
-    """Field -> the docstring beneath it."""
-    (definition,) = ast.parse(dedent(inspect.getsource(struct))).body
+def notes_beneath(kind: type) -> dict[str, str]:
+    """Field of a struct, or member of an enumeration -> the docstring beneath it."""
+    (definition,) = ast.parse(dedent(inspect.getsource(kind))).body
     assert isinstance(definition, ast.ClassDef)
     notes = {}
     for line, below in zip(definition.body, definition.body[1:], strict=False):
         match line, below:
-            case ast.AnnAssign(target=ast.Name(id=field)), ast.Expr(value=ast.Constant(value=str(note))):
-                notes[field] = inspect.cleandoc(note)
+            case (
+                ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Expr(value=ast.Constant(value=str(note))),
+            ):
+                notes[name] = inspect.cleandoc(note)
     return notes

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import zmq
 
-from inspector.errors import ConfigError
+from inspector.errors import ConfigError, TakenError
 
 LONGEST_IPC = 107
 """Bytes in the path of a unix socket (sun_path without its end)."""
@@ -69,7 +69,7 @@ def require_free(address: str, where: str = "address") -> None:
             try:
                 trial.bind(("" if host == "*" else host.strip("[]"), int(port)))
             except OSError as error:
-                raise ConfigError(refusal(address, error.errno, where)) from None
+                raise refused(address, error.errno, where) from None
 
 
 def require_unowned(address: str, where: str = "address") -> None:
@@ -89,7 +89,12 @@ def require_unowned(address: str, where: str = "address") -> None:
             trial.connect(name)
         except OSError:
             return  # nobody there; a file that a killed daemon left behind may be replaced
-    raise ConfigError(refusal(address, errno.EADDRINUSE, where))
+    raise refused(address, errno.EADDRINUSE, where)
+
+
+def refused(address: str, code: int | None, where: str = "address") -> ConfigError:
+    """`refusal` as the error to raise: a TakenError where another process has the address."""
+    return (TakenError if code == errno.EADDRINUSE else ConfigError)(refusal(address, code, where))
 
 
 def refusal(address: str, code: int | None, where: str = "address") -> str:

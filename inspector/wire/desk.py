@@ -25,8 +25,7 @@ from typing import Protocol
 
 import zmq
 
-from inspector.errors import ConfigError
-from inspector.wire.address import bindable, refusal, require_unowned
+from inspector.wire.address import bindable, refused, require_unowned
 from inspector.wire.asking import Answer, NotUnderstood, Request, error_answer, id_of
 from inspector.wire.bucket import Bucket, Seldom
 from inspector.wire.door import Door
@@ -302,7 +301,7 @@ def _opened(
         try:
             _bind(router, wanted, f"{name}.address", held)
         except (zmq.ZMQError, OSError) as error:
-            raise ConfigError(refusal(address, error.errno, f"{name}.address")) from None
+            raise refused(address, error.errno, f"{name}.address") from None
         yield router, door
 
 

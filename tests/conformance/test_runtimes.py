@@ -22,12 +22,14 @@ from inspector import adapters, pack
 from inspector.errors import ConfigError, EngineError, PackError
 from inspector.pack import Pack
 from inspector.records import Pixels
-from inspector.runtimes import Runtime, Stream
+from inspector.runtimes import Patch, Runtime, Stream
 from tests import networks
 from tests.packs import TILE, make_pack, paint
 
 CLASSES = [1, 2, 3, 4]
 SIZE = list(TILE)
+LEVEL = pack.pixel_level(0.5)
+"""Every segmenter's threshold in these packs is 0.5."""
 
 
 def _always() -> str | None:
@@ -97,7 +99,16 @@ def ask(stream: Stream, pictures: list[Pixels]) -> Answers:
     stream.load(pictures)
     indices = range(len(pictures))
     gate, types = stream.gate().tobytes(), stream.types(indices).tobytes()
-    return Answers(gate, types, {n: [m.tobytes() for m in stream.segment(n, indices)] for n in CLASSES})
+    stream.expect(dict.fromkeys(CLASSES, indices))
+    return Answers(gate, types, {n: [whole(p).tobytes() for p in stream.segment(n, indices)] for n in CLASSES})
+
+
+def whole(patch: Patch) -> NDArray[np.uint8]:
+    """A patch on its tile. What lies beyond it or below the threshold says nothing."""
+    canvas = np.zeros(TILE, dtype=np.uint8)
+    canvas[patch.y : patch.y + patch.values.shape[0], patch.x : patch.x + patch.values.shape[1]] = patch.values
+    canvas[canvas < LEVEL] = 0
+    return canvas
 
 
 # ---------------------------------------------------------------- the contract
@@ -133,10 +144,11 @@ def test_shapes_types_and_ranges(case: Case, floats: Path) -> None:
         assert types.shape == (3, len(CLASSES))
         assert types.dtype == np.float32
         assert 0 <= types.min() < types.max() <= 1
-        maps = stream.segment(2, [1, 2])
-        assert len(maps) == 2
-        assert all(m.shape == TILE and m.dtype == np.uint8 for m in maps)
-        assert len({int(v) for m in maps for v in np.unique(m)}) > 10
+        patches = stream.segment(2, [1, 2])
+        assert len(patches) == 2
+        assert all(p.values.ndim == 2 and p.values.dtype == np.uint8 for p in patches)
+        assert all(p.y + p.values.shape[0] <= TILE[0] and p.x + p.values.shape[1] <= TILE[1] for p in patches)
+        assert len({int(v) for p in patches for v in np.unique(whole(p))}) > 10
 
 
 def test_answers_are_those_of_the_networks(case: Case, easy: Path) -> None:
@@ -150,7 +162,7 @@ def test_answers_are_those_of_the_networks(case: Case, easy: Path) -> None:
         assert stream.gate().tolist() == [1, 1, 1, 1, 0]
         np.testing.assert_array_equal(stream.types(range(5)), np.eye(5, 4, dtype=np.float32))
         for row, number in enumerate(CLASSES):
-            found = stream.segment(number, [row])[0]
+            found = whole(stream.segment(number, [row])[0])
             np.testing.assert_array_equal(found >= 128, pictures[row] > 190)
 
 
@@ -164,7 +176,8 @@ def test_indices_choose_and_order(case: Case, floats: Path) -> None:
         wanted = b"".join(everything.types[i * row : (i + 1) * row] for i in chosen)
         assert stream.types(chosen).tobytes() == wanted
         for number in CLASSES:
-            assert [m.tobytes() for m in stream.segment(number, chosen)] == [everything.maps[number][i] for i in chosen]
+            found = [whole(patch).tobytes() for patch in stream.segment(number, chosen)]
+            assert found == [everything.maps[number][i] for i in chosen]
 
 
 def test_no_indices_give_no_answers(case: Case, easy: Path) -> None:

@@ -136,10 +136,10 @@ def fill(sink: Sink, subscriber: zmq.Socket[bytes]) -> None:
         for _ in range(PATIENCE_MS):
             refused = sink.send([event(1, "/filler", size=100_000)])
             refused_in_a_row = refused_in_a_row + 1 if refused else 0
-            if refused_in_a_row == 20:
+            if refused_in_a_row == 50:
                 return
             if refused:
-                quiet.poll(20)  # longer in all than the sink takes to see that everybody has caught up
+                quiet.poll(20)  # longer in all than a busy machine keeps libzmq's threads from their turn
     pytest.fail("the connection never filled up")
 
 

@@ -21,14 +21,9 @@ from typing import Any, Self
 import pytest
 
 from tests.line.daemon import PATIENCE_S, environment
+from tests.workers import free_port
 
 TURN_S = 0.02
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def installed(name: str) -> str:

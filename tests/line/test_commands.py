@@ -98,6 +98,25 @@ def test_check_prints_the_line_and_opens_nothing(pack: Path, tmp_path: Path) -> 
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_check_of_a_line_that_runs_forgives_it_what_it_has_and_nothing_else(
+    start: Start, pack: Path, tmp_path: Path, ipc: str
+) -> None:
+    """What an upgrade and a reload ask: would the daemon that comes next take this?"""
+    sinks = [{"kind": "zeromq", "options": {"address": ipc}}]
+    setup = config(
+        pack, tmp_path / "j.db", filmed(), sinks=sinks, control={"address": f"{ipc}.c"}, history={"address": f"{ipc}.h"}
+    )
+    daemon = start(setup).ready()
+    port = int(daemon.monitor().rpartition(":")[2])
+    file = write(tmp_path, setup | {"monitor": {"port": port}})
+    code, _, err = said("check", file)
+    assert (code, "another daemon" in err) == (78, True)
+    assert said("check", "--running", file)[0] == 0
+    code, _, err = said("check", "--running", write(tmp_path, setup | {"pack": str(tmp_path)}))
+    assert (code, "manifest.yaml" in err) == (78, True)
+    assert daemon.stop() == 0
+
+
 def test_check_leaves_a_finished_journal_alone(pack: Path, tmp_path: Path) -> None:
     path = write(tmp_path, config(pack, tmp_path / "j.db", filmed(pace="free", frames=3), monitor=None))
     assert command("run", path).returncode == 0

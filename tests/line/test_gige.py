@@ -51,6 +51,7 @@ def gige(address: str = "127.0.0.1", name: str = "seen", **options: Any) -> dict
         "height_px": HEIGHT,
         "acquisition_frame_rate_hz": RATE_HZ,
         "packet_size": 1400,
+        "buffers": 1000,  # a busy machine is late
     }
     return {"name": name, "kind": "gige", "options": settings | options}
 

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -19,10 +18,13 @@ from typing import Any
 import pytest
 import yaml
 
+from inspector.census import Census
 from inspector.metrics import Metrics
 from tests.conftest import Start
 from tests.line.daemon import PATIENCE_S
 from tests.line.lines import config, filmed
+from tests.packs import add_reference, make_pack
+from tests.workers import free_port
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus" / "inspector.rules.yaml"
@@ -85,9 +87,7 @@ def prometheus(folder: Path, target: str) -> Iterator[str]:
     }
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(settings))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     words = [f"--config.file={file}", f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={address}"]
     with (folder / "prometheus.log").open("wb") as log:
         process = subprocess.Popen(["prometheus", *words], stdout=log, stderr=log)
@@ -114,9 +114,15 @@ def ask(address: str, query: str) -> list[dict[str, Any]]:
 
 
 @needs_prometheus
-def test_a_live_line_answers_every_query_of_the_dashboard(start: Start, pack: Path, tmp_path: Path, ipc: str) -> None:
-    sinks = [{"kind": "zeromq", "options": {"address": ipc}}]
-    daemon = start(config(pack, tmp_path / "j.db", filmed(), sinks=sinks)).ready()
+def test_a_live_line_answers_every_query_of_the_dashboard(start: Start, tmp_path: Path, ipc: str) -> None:
+    sections = {
+        "sinks": [{"kind": "zeromq", "options": {"address": ipc}}],
+        "drift": {"window_frames": 80, "learn_windows": 2},
+    }
+    usual = Census()
+    usual.add(0.9, 0.4, True, True)
+    pack = add_reference(make_pack(tmp_path / "pack"), usual)
+    daemon = start(config(pack, tmp_path / "j.db", filmed(frames_hz=200), **sections)).ready()
     filled = {"$instance": ".*", "$__rate_interval": "10s"}
     waiting = {(panel, re.sub("|".join(map(re.escape, filled)), lambda m: filled[m[0]], q)) for panel, q in queries()}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
-import inspect
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -140,15 +138,3 @@ def test_a_place_inside_the_options_is_named() -> None:
 def test_paths_are_paths() -> None:
     found = adapters.options(adapter("sinks", "jsonl"), {"path": "a/b.jsonl"}, "x")
     assert found.path == Path("a/b.jsonl")
-
-
-@every_kind
-def test_every_option_is_explained_beneath_itself(seam: str, kind: str) -> None:
-    (struct,) = ast.parse(inspect.getsource(adapter(seam, kind).Options)).body
-    assert isinstance(struct, ast.ClassDef)
-    bare = [
-        ast.unparse(line.target)
-        for line, following in zip(struct.body, [*struct.body[1:], None], strict=True)
-        if isinstance(line, ast.AnnAssign) and not isinstance(following, ast.Expr)
-    ]
-    assert bare == []

@@ -252,6 +252,10 @@ def test_the_pack_is_one_that_the_daemon_loads(made: Path, report: dict[str, Any
     assert "held-out real frames" in card
     assert "Limits" in card
     assert not [path for path in made.parent.iterdir() if path.name.startswith(".")]
+    reference = pack.manifest.reference
+    assert reference is not None
+    assert reference.made_on.endswith(", validation part")
+    assert 0 < reference.census.frames < 64
 
 
 @pytest.mark.parametrize("kind", ["gate", "types", "segment"])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from build_engines import judging
 from build_engines.events import COVERED, Blob, detects, match, truth_blobs
 from inspector import rle
+from inspector.runtimes import Patch
 
 SIDE = 24
 
@@ -89,7 +90,9 @@ def test_records_come_back_from_a_file(tmp_path: Path) -> None:
 
 def test_a_memory_asks_once_and_gives_the_same_again() -> None:
     class Counting:
-        asked = 0
+        def __init__(self) -> None:
+            self.asked = 0
+            self.expected: list[dict[int, list[int]]] = []
 
         def load(self, tiles: object) -> None:
             self.asked = 0
@@ -102,9 +105,12 @@ def test_a_memory_asks_once_and_gives_the_same_again() -> None:
             self.asked += len(indices)
             return np.array([[index, 1.0] for index in indices], np.float32)
 
-        def segment(self, class_number: int, indices: list[int]) -> list[NDArray[np.uint8]]:
+        def expect(self, wanted: dict[int, list[int]]) -> None:
+            self.expected.append(wanted)
+
+        def segment(self, class_number: int, indices: list[int]) -> list[Patch]:
             self.asked += len(indices)
-            return [np.full((2, 2), 10 * class_number + index, np.uint8) for index in indices]
+            return [Patch(0, 0, np.full((2, 2), 10 * class_number + index, np.uint8)) for index in indices]
 
     stream = Counting()
     memory = judging.Memory(stream)  # type: ignore[arg-type]
@@ -113,5 +119,7 @@ def test_a_memory_asks_once_and_gives_the_same_again() -> None:
         assert memory.gate().tolist() == pytest.approx([0.5, 0.7])
         assert memory.types([1]).tolist() == [[1.0, 1.0]]
         assert memory.types([0, 1]).tolist() == [[0.0, 1.0], [1.0, 1.0]]
-        assert [int(one[0, 0]) for one in memory.segment(4, [1, 0])] == [41, 40]
+        memory.expect({4: [1, 0]})
+        assert [int(one.values[0, 0]) for one in memory.segment(4, [1, 0])] == [41, 40]
     assert stream.asked == 1 + 2 + 2
+    assert stream.expected == [{4: [1, 0]}, {}]

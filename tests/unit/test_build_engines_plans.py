@@ -12,12 +12,12 @@ from onnx import TensorProto, helper
 
 from build_engines import build as plans
 from build_engines.__main__ import main
-from build_engines.build import AHEAD_OF_TIME, Target, build, key_of, plan_of
+from build_engines.build import build, plan_of
 from inspector.errors import ConfigError, PackError
 from inspector.pack import Pack, load
 from inspector.plans import Cache
 from inspector.runtimes import _tensorrt
-from inspector.runtimes._tensorrt import Library
+from inspector.runtimes._tensorrt import AHEAD_OF_TIME, Library, Target, key_of
 
 ENGINES = Path(__file__).parents[2] / "engines"
 PACKS = sorted(path.parent for path in ENGINES.glob("*/manifest.yaml"))
@@ -41,7 +41,7 @@ def test_every_network_of_every_pack_is_built_in_half_precision(rtx: Library, pa
     assert [each.network for each in built] == steps == list(pack.networks())
     whole = {each.network: each for each in build(pack, rtx, replace(TARGET, precision="fp32"), cache, lambda _: None)}
     for network, (_, digest) in pack.networks().items():
-        plan = cache.find(key_of(rtx, TARGET, network, digest))
+        plan = cache.find(key_of(rtx.flavour, rtx.version, TARGET, network, digest))
         assert plan is not None
         assert 100_000 < len(plan) < 0.75 * whole[network].file_bytes  # half the weights, and some code
     again = list(build(pack, rtx, TARGET, cache, steps.append))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from inspector.config import EdgeConfig
 from inspector.pack import Manifest, Pack
 from inspector.preprocess import cut, find_edges
 from inspector.records import Batch, Frame, Pixels, Region, Roi, Verdict
-from inspector.runtimes import Stream
+from inspector.runtimes import Patch, Stream
 from inspector.runtimes import onnx as runtime_onnx
 from tests import networks
 from tests.packs import BAND, TILE, make_pack, paint
@@ -37,6 +37,7 @@ class Counting:
     stream: Stream
     gated: list[int] = field(default_factory=list)
     typed: list[list[int]] = field(default_factory=list)
+    expected: list[dict[int, list[int]]] = field(default_factory=list)
     segmented: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def load(self, tiles: Sequence[Pixels]) -> None:
@@ -50,7 +51,11 @@ class Counting:
         self.typed.append(list(indices))
         return self.stream.types(indices)
 
-    def segment(self, class_number: int, indices: Sequence[int]) -> Sequence[NDArray[np.uint8]]:
+    def expect(self, wanted: Mapping[int, Sequence[int]]) -> None:
+        self.expected.append({number: list(indices) for number, indices in wanted.items()})
+        self.stream.expect(wanted)
+
+    def segment(self, class_number: int, indices: Sequence[int]) -> Sequence[Patch]:
         self.segmented.append((class_number, list(indices)))
         return self.stream.segment(class_number, indices)
 

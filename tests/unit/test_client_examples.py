@@ -11,12 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import msgspec
+import numpy as np
 import pytest
 import zmq
 
 import inspector
+from inspector.cameras.replay import Recorder
 from inspector.events import Defect, Event
+from inspector.flatfield import FlatField
+from inspector.records import Frame
 from tests.streaming import Line, Served
 
 ROOT = Path(inspector.__file__).parents[1]
@@ -32,7 +37,7 @@ def defect(severity: str) -> Defect:
 
 
 @contextmanager
-def example(name: str, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+def example(name: str, *arguments: str | int | Path) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
         [sys.executable, str(EXAMPLES / name), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -88,3 +93,22 @@ def test_an_alarm_for_severe_defects(served: Served) -> None:
         assert process.stdout is not None
         line = process.stdout.readline()
     assert line == "\a2026-07-31T23:59:59.123456789Z critical scratch: coil 4711-B, 1039.4 m\n"
+
+
+def test_frames_of_a_recording_as_pictures_with_what_was_said_of_them(tmp_path: Path) -> None:
+    correction = FlatField(np.full(40, 10.0), np.full(40, 2.0))
+    correction.save(tmp_path / "flat.npz")
+    pixels = np.arange(8 * 40, dtype=np.uint8).reshape(8, 40) % 100
+    with Recorder(tmp_path / "r", "top1", flat_field=(tmp_path / "flat.npz").read_bytes()) as recorder:
+        for number in range(5, 9):
+            recorder.frame(Frame("top1", number, 10**18, 5, 0, pixels + np.uint8(number)))
+    export, out = tmp_path / "export.csv", tmp_path / "own" / "images"
+    export.write_text("ImageId,ClassId,EncodedPixels\ntop1_7,3,1 2\ntop1_8,1,9 4\ntop2_7,1,3 3\n")
+    with example("frames_to_pictures.py", tmp_path / "r", "--out", out, "--every", 2, "--labels", export) as process:
+        assert process.wait(PATIENCE_S) == 0
+
+    assert sorted(path.name for path in out.iterdir()) == ["top1_5.png", "top1_7.png"]
+    wanted = pixels + np.uint8(7)
+    correction.correct(wanted)
+    assert np.array_equal(cv2.imread(str(out / "top1_7.png"), cv2.IMREAD_UNCHANGED), wanted)
+    assert (tmp_path / "own" / "train.csv").read_text() == "ImageId,ClassId,EncodedPixels\ntop1_7.png,3,1 2\n"

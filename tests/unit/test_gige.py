@@ -103,7 +103,9 @@ def stories(draw: st.DrawFn) -> Story:
     return [(draw(st.sampled_from([1, 1, 1, 2, 5])), draw(fates)) for _ in range(draw(st.integers(1, 12)))]
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.sampled_from([1, 65530, 70000, 2**32 + 5]), stories())
 def test_whatever_packets_are_lost_every_frame_is_delivered_or_lost_once(
     scripted: ScriptedCamera, first: int, story: Story

@@ -31,6 +31,7 @@ from inspector.wire import desk, keys
 from inspector.wire.asking import Request
 from tests.desks import Client, bare, client, is_cut, part, pour, served, stranger, suitor, until
 from tests.journals import coil, gap, scratch, start
+from tests.workers import free_port
 
 LOOPBACK = "tcp://127.0.0.1:*"
 SOURCE = "/inspector/hot"
@@ -611,9 +612,7 @@ def test_with_keys_it_may_be_public(folder: Path) -> None:
 
 
 def test_check_lets_go_and_close_may_be_called_twice(archive: Archive) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    address = f"tcp://127.0.0.1:{port}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     check(HistoryConfig(address=address))
     for _ in range(2):
         server = history(archive, address)

@@ -14,10 +14,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from inspector.client.address import Keys, load_keys
 from inspector.errors import ConfigError
 from inspector.events import Data, Event, Heartbeat, State, as_json
 from inspector.listen import Continuity, describe, listen
 from inspector.sinks import zeromq
+from inspector.wire import keys as certificates
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PATIENCE_S = 10.0
@@ -71,13 +73,15 @@ class Page(io.StringIO):
 class Listener:
     """`listen` in a thread of its own, connected to a sink of this one."""
 
-    def __init__(self, sink: zeromq.Zeromq, topics: list[str], as_json: bool, silence_s: float) -> None:
+    def __init__(
+        self, sink: zeromq.Zeromq, topics: list[str], as_json: bool, silence_s: float, keys: Keys | None = None
+    ) -> None:
         self.out, self.err = Page(), Page()
         self.stop = threading.Event()
         self.code: int | None = None
         self._sink = sink
         self._work = lambda: listen(
-            sink.endpoint, topics, as_json, self.out, self.stop, err=self.err, silence_s=silence_s
+            sink.endpoint, topics, as_json, self.out, self.stop, keys=keys, err=self.err, silence_s=silence_s
         )
         self._thread = threading.Thread(target=self._run)
 
@@ -97,6 +101,7 @@ class Listener:
         """Publish under a source of its own until the listener hears it."""
         for number in range(1, 1000):
             hello = event(HELLO, number, State(part="hello", state="up", detail=""), source="/hello")
+            self._sink.tend()
             self._sink.send([hello])
             if self.out.has("hello", 0.01):
                 return
@@ -115,10 +120,28 @@ def listening(topics: list[str] | None = None, as_json: bool = False, silence_s:
 # ---------------------------------------------------------------- the whole way
 
 
+def test_a_line_that_lets_in_only_known_keys_is_heard_with_one(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    certificates.make(folder)
+    certificates.add(folder, "hall", ["events"])
+    keys = load_keys(folder / "clients" / "hall.key_secret", folder / "server.key", ())
+    options = zeromq.Options(address="tcp://127.0.0.1:*", keys=folder, linger_ms=0)
+    with zeromq.open(options) as sink, Listener(sink, [], False, 1e6, keys) as listener:
+        listener.greet()
+    with zeromq.open(options) as sink, Listener(sink, [], False, 1e6) as stranger:
+        for _ in range(1000):
+            sink.tend()
+            sink.send([golden("defect")])
+            if sink.turned_away or stranger.out.has("scratch", 0.01):
+                break
+        assert sink.turned_away
+        assert stranger.out.getvalue() == ""
+
+
 def test_prints_a_line_for_each_event_and_ends_with_0() -> None:
     with listening() as listener:
         listener.send([golden("defect"), golden("gap"), golden("coil"), golden("heartbeat")])
-        assert listener.out.has("coil 4712-A start")
+        assert listener.out.has("coil 4712-A end")
     lines = [line for line in listener.out.getvalue().splitlines() if "hello" not in line]
     assert len(lines) == 3, "heartbeats are not shown unasked"
     for part in ("top-left", "coil 4711-B", "1039.411 m", "3 scratch", "MINOR", "1.5 x 1.0 mm", "0.93"):
@@ -141,7 +164,7 @@ def test_json_is_the_very_bytes_of_every_event() -> None:
 def test_topics_are_prefixes_and_may_repeat() -> None:
     with listening(["defect/v1/pickling-1/", "coil/", HELLO]) as listener:
         listener.send([golden("gap"), golden("state"), golden("defect"), golden("heartbeat"), golden("coil")])
-        assert listener.out.has("coil 4712-A start")
+        assert listener.out.has("coil 4712-A end")
     lines = [line for line in listener.out.getvalue().splitlines() if "hello" not in line]
     assert len(lines) == 2
     assert "scratch" in lines[0]
@@ -150,7 +173,7 @@ def test_topics_are_prefixes_and_may_repeat() -> None:
 def test_heartbeats_are_shown_when_named() -> None:
     with listening(["heartbeat/", HELLO]) as listener:
         listener.send([golden("heartbeat")])
-        assert listener.out.has("heartbeat: running, coil 4711-B; top-left 81210 inspected 3 lost")
+        assert listener.out.has("heartbeat: running, coil 4711-B; overload step 3; top-left 81210 inspected 3 lost")
 
 
 def test_a_hole_is_told_on_stderr_before_what_follows() -> None:

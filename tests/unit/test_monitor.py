@@ -16,6 +16,7 @@ from inspector.config import MonitorConfig
 from inspector.errors import ConfigError
 from inspector.metrics import Metrics
 from inspector.monitor import CLIENTS, Health, Monitor, check
+from tests.workers import free_port
 
 ANYWHERE = MonitorConfig(port=0)
 
@@ -203,16 +204,14 @@ def test_an_address_that_cannot_be_is_named(host: str, wanted: str) -> None:
 
 
 def test_checking_leaves_the_port_free() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = holder.getsockname()[1]
+    port = free_port()
     check(MonitorConfig(port=port))
     check(MonitorConfig(port=port))
 
 
 def test_opening_and_closing_without_serving_frees_the_port() -> None:
-    made = Monitor(ANYWHERE, Metrics().registry, lambda: Health(True, True))
+    made = Monitor(MonitorConfig(port=free_port()), Metrics().registry, lambda: Health(True, True))
     made.open()
-    assert made.port > 0
     made.close()
     made.close()
     check(MonitorConfig(port=made.port))

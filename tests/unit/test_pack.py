@@ -57,6 +57,7 @@ def test_a_pack_is_read_whole(made: Path) -> None:
         assert file == made / f"{name}.onnx"
         assert hashlib.sha256(file.read_bytes()).hexdigest() == digest
     assert pack.manifest.segmenters[0].figures == {}
+    assert pack.manifest.reference is None
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3])

@@ -19,7 +19,8 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from inspector import journal
+from inspector import journal, pack
+from inspector.baselines import Baselines
 from inspector.checking import check
 from inspector.config import Config, convert
 from inspector.errors import ConfigError, EngineError, PackError
@@ -29,6 +30,7 @@ from inspector.records import Frame, Pixels
 from inspector.rle import decode
 from tests import networks
 from tests.packs import BAND, TILE, make_pack, paint
+from tests.workers import free_port
 
 PATIENCE_S = 60.0
 """No line here runs for so long; one that does hangs."""
@@ -447,12 +449,6 @@ def good(tmp_path: Path) -> dict[str, Any]:
     )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.rglob("*"))}
 
@@ -465,7 +461,8 @@ def test_check_shows_the_line_and_opens_nothing(tmp_path: Path, good: dict[str, 
     assert tree(tmp_path) == before
     parts = [row[0] for row in rows]
     assert parts == [
-        *("line", "pack", "runtime", "camera a", "camera b", "journal", "sink jsonl", "sink zeromq", "monitor")
+        *("line", "pack", "runtime", "camera a", "camera b", "journal", "sink jsonl", "sink zeromq"),
+        *("overload", "drift", "monitor"),
     ]
     text = "\n".join("|".join(row) for row in rows)
     for word in ("bands", "1 class1", "flat-field", "synthetic", "C1", "journal.db", "/metrics"):
@@ -600,10 +597,8 @@ def test_check_finds_what_is_wrong_and_names_it(tmp_path: Path, good: dict[str, 
 
 @pytest.mark.parametrize("part", ["monitor", "zeromq"])
 def test_check_finds_a_port_in_use(good: dict[str, Any], part: str) -> None:
-    with socket.socket() as holder:
-        holder.bind(("127.0.0.1", 0))
-        holder.listen()
-        port = holder.getsockname()[1]
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
         if part == "monitor":
             good["monitor"]["port"] = port
         else:
@@ -668,6 +663,27 @@ def test_a_camera_out_of_focus_is_no_perfect_coil(tmp_path: Path, engines: Path)
         assert value("inspector_flat_field_age_seconds", {"camera": "a"}) is None
     assert [data.state for _, data in told[0] if isinstance(data, State)] == ["out of focus", "sees well"]
     assert told[0] == told[1] == told[2]
+
+
+def test_a_lamp_that_ages_is_told_whatever_the_batches(tmp_path: Path, engines: Path) -> None:
+    """The frames become darker by a sixth: far from `dark`, but not what they were."""
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for number in range(400):
+        grey = (120 if number < 240 else 100) + number % 9
+        cv2.imwrite(str(pictures / f"{number:03}.png"), np.full(TILE, grey, dtype=np.uint8))
+    told = []
+    for size in (1, 7):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        sections = {"batch": {"size": size, "deadline_ms": 1e6}, "drift": {"window_frames": 80, "learn_windows": 2}}
+        config = line_of(folder, engines, replay(pictures, start_ns=0), **sections)
+        run_to_the_end(config)
+        said = [event for event in events(config, "state") if isinstance(event.data, State)]
+        told.append([(event.time, event.data) for event in said if event.data.about == "drift"])
+        assert list(Baselines(folder / "journal.drift.json", 80).of(pack.load(engines).digest, "a"))
+    assert [(data.part, data.state) for _, data in told[0]] == [("a", "off in brightness")]
+    assert told[0] == told[1]
 
 
 def test_a_rule_for_a_class_that_the_pack_lacks_is_refused(tmp_path: Path, engines: Path) -> None:

@@ -23,6 +23,7 @@ KEY = Key(
     driver="550.54.15",
     precision="fp16",
     profile=(1, 8, 16),
+    outputs="probability, extent",
 )
 OTHER: dict[str, Any] = {
     "onnx": "cd" * 32,
@@ -32,6 +33,7 @@ OTHER: dict[str, Any] = {
     "driver": "560.35.03",
     "precision": "fp32",
     "profile": (1, 4, 32),
+    "outputs": "probability",
 }
 
 
@@ -121,9 +123,9 @@ def test_the_driver_tells_of_its_gpus(tmp_path: Path) -> None:
         folder = tmp_path / "gpus" / bus
         folder.mkdir(parents=True)
         (folder / "information").write_text(f"Model: \t\t {model}\nIRQ:   \t\t 44\n")
-    assert [(gpu.name, gpu.driver) for gpu in _tensorrt.gpus(tmp_path)] == [
-        ("NVIDIA H200", "550.54.15"),
-        ("NVIDIA L4", "550.54.15"),
+    assert [(gpu.name, gpu.driver, gpu.bus) for gpu in _tensorrt.gpus(tmp_path)] == [
+        ("NVIDIA H200", "550.54.15", "0000:01:00.0"),
+        ("NVIDIA L4", "550.54.15", "0000:81:00.0"),
     ]
 
 
@@ -135,3 +137,10 @@ def test_without_a_driver_there_is_no_gpu(tmp_path: Path) -> None:
 def test_without_a_driver_tensorrt_is_not_even_imported() -> None:
     with pytest.raises(ConfigError, match="needs an NVIDIA driver"):
         _tensorrt.load("TensorRT")
+
+
+def test_plans_for_other_batches_are_told_apart_from_plans_for_another_gpu(cache: Cache) -> None:
+    other_batch = msgspec.structs.replace(KEY, profile=(1, 4, 32))
+    cache.put(other_batch, b"a plan", built_ns=1, seconds=1.0)
+    cache.put(msgspec.structs.replace(KEY, gpu="NVIDIA L4"), b"far", built_ns=2, seconds=1.0)
+    assert cache.alike(KEY) == [other_batch]

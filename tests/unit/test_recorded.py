@@ -66,7 +66,9 @@ LOST = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(what=st.lists(FIELDS | LOST, min_size=1, max_size=8))
 def test_every_field_of_frames_and_losses_comes_back(
     tmp_path_factory: pytest.TempPathFactory, what: list[dict[str, Any]]

@@ -643,7 +643,9 @@ GOOD = [".png", ".bmp", ".tiff", ".pgm"]
 ENTRY = st.tuples(st.sampled_from([*GOOD, *BAD, "text file"]), st.integers(1, 40), st.integers(1, 40))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(entries=st.lists(ENTRY, min_size=1, max_size=12), slots=st.integers(1, 3), contiguous=st.booleans())
 def test_any_set_of_files_is_delivered_or_lost(
     tmp_path_factory: pytest.TempPathFactory,
@@ -687,7 +689,9 @@ WHOLE = [encoded(suffix, noise()) for suffix in (".jpg", ".png", ".bmp", ".tiff"
 WHOLE += [tiff(order, [(noise(), 0), (noise(5, 6), 0)], big) for order in "<>" for big in (False, True)]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(data=st.data())
 def test_damage_anywhere_never_stops_the_run(tmp_path: Path, data: st.DataObject) -> None:
     picture = bytearray(data.draw(st.sampled_from(WHOLE)))

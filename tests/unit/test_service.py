@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -450,7 +451,7 @@ def test_the_watchdog_is_fed_by_progress_and_not_by_a_clock(manager: Manager, mo
         assert manager.said == ["READY=1", "WATCHDOG=1"]
         inbox.put(1, PATIENCE_S)
         assert stage.inside.wait(PATIENCE_S)
-        worker.beat_ns -= 3600 * 10**9  # it has hung for an hour, longer than the quarter that is half of the limit
+        crew.lively()  # since then it has made no progress
         service._Speaker(line).speak(healthy)
         manager.rest()
         assert manager.said == ["READY=1", "WATCHDOG=1", "READY=1"]
@@ -460,7 +461,7 @@ def test_the_watchdog_is_fed_by_progress_and_not_by_a_clock(manager: Manager, mo
         assert worker.join(PATIENCE_S)
 
 
-def test_the_watchdog_is_fed_twice_in_its_time_and_not_more(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_watchdog_is_fed_often_in_its_time_and_not_more(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", str(20 * 10**6))
     now = [100.0]
     monkeypatch.setattr(service, "time", SimpleNamespace(monotonic=lambda: now[0]))
@@ -470,9 +471,70 @@ def test_the_watchdog_is_fed_twice_in_its_time_and_not_more(manager: Manager, mo
         speaker.speak(Health(live=True, ready=True, status="fine"))
         now[0] += 0.1
         manager.rest()  # as systemd does: the socket holds a few messages only
-    assert manager.said.count("WATCHDOG=1") == 4
+    assert manager.said.count("WATCHDOG=1") == pytest.approx(40 / service.FEED_S, abs=4)
     assert manager.said.count("READY=1") == 1
     assert [message[0] for message in manager.messages].count("STATUS=fine") == 40 / service.STATUS_S
+
+
+def test_a_stage_that_hangs_before_the_line_is_ready_is_not_waited_for(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """systemd's watchdog begins with READY=1, and until then more time is asked for again and again."""
+    monkeypatch.setenv("WATCHDOG_USEC", str(1800 * 10**6))
+    stage, inbox = Stuck(), Channel[int](1)
+    worker = Worker("stuck", stage, inbox)
+    crew = Crew([], lambda: None)
+    crew.servers.append(worker)
+    line: Any = SimpleNamespace(crew=crew)
+    worker.start()
+    try:
+        inbox.put(1, PATIENCE_S)
+        assert stage.inside.wait(PATIENCE_S)
+        speaker = service._Speaker(line)
+        speaker.speak(Health(live=True, ready=False))
+        manager.rest()
+        assert "WATCHDOG=trigger" not in manager.said
+        worker.beat_ns -= 3600 * 10**9
+        for _ in range(3):
+            speaker.speak(Health(live=False, ready=False))
+        manager.rest()
+        assert "WATCHDOG=trigger" in manager.said
+    finally:
+        stage.let_go.set()
+        inbox.close()
+        assert worker.join(PATIENCE_S)
+    told = [record.getMessage() for record in caplog.records if "no progress" in record.getMessage()]
+    assert len(told) == 1
+    assert "self.let_go.wait(" in told[0]
+
+
+def test_no_thread_of_a_line_is_unwatched(engines: Path, tmp_path: Path, ipc: str) -> None:
+    """A thread that nobody looks at can hang and nobody finds it: all are workers of the crew, and show life."""
+    wanted = settings(
+        tmp_path,
+        engines,
+        frames=0,
+        sinks=[{"kind": "zeromq", "options": {"address": ipc}}],
+        history={"address": f"{ipc}.h"},
+        control={"address": f"{ipc}.c"},
+        monitor={"port": 0},
+        recording={"path": str(tmp_path / "frames"), "window_gb": 1, "keep_gb": 1},
+    )
+    file = tmp_path / "line.yaml"
+    file.write_text(yaml.safe_dump(wanted))
+    before = set(threading.enumerate())
+    with pipeline.build(pipeline.load(file)) as line:
+        threads = {thread.name for thread in set(threading.enumerate()) - before}
+        crew = line.crew
+        watched = {worker.name for worker in (*crew.workers, *crew.servers)}
+        assert threads == watched
+        assert threads >= {"capture-top", "cascade-1", "publish", "monitor", "history", "control", "recording"}
+        beats = {worker.name: worker.beat_ns for worker in (*crew.workers, *crew.servers)}
+        end = time.monotonic() + PATIENCE_S
+        while beats and time.monotonic() < end:
+            beats = {w.name: w.beat_ns for w in (*crew.workers, *crew.servers) if beats.get(w.name) == w.beat_ns}
+            crew.join(0.05)
+        assert beats == {}
 
 
 def test_the_reasons_are_in_the_status(manager: Manager) -> None:

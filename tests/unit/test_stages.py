@@ -14,6 +14,7 @@ from inspector import pack
 from inspector.channel import Channel
 from inspector.coils import CoilMap
 from inspector.config import BatchConfig, EdgeConfig, GradingConfig
+from inspector.engines import Duty, Engines
 from inspector.errors import EngineError
 from inspector.events import Depth, as_json
 from inspector.grading import Grading
@@ -117,9 +118,13 @@ def test_batches_are_numbered_without_a_hole() -> None:
 # ---------------------------------------------------------------- cascade
 
 
+def on_duty(engines: Pack, runtime: onnx.OnnxRuntime) -> Duty:
+    return Duty(Engines(engines, runtime))
+
+
 def test_verdicts_come_one_for_one_and_are_counted(engines: Pack, runtime: onnx.OnnxRuntime) -> None:
     metrics = Metrics(process=False)
-    with CascadeStage(engines, runtime, 3, metrics) as stage:
+    with CascadeStage(on_duty(engines, runtime), 3, metrics) as stage:
         assert list(stage.work(None)) == []
         found = [*stage.work(batch(0, picture(), picture(3))), *stage.work(batch(1, picture(3), picture(1), picture()))]
         assert list(stage.finish()) == []
@@ -163,7 +168,7 @@ def test_a_network_that_fails_fails_the_stage(tmp_path: Path) -> None:
     broken = pack.load(folder)
     with (
         onnx.open(onnx.Options(workers=1), broken) as opened,
-        CascadeStage(broken, opened, 3, Metrics(process=False)) as stage,
+        CascadeStage(on_duty(broken, opened), 3, Metrics(process=False)) as stage,
     ):
         assert len(list(stage.work(batch(0, picture())))) == 1
         with pytest.raises(EngineError, match="network gate failed"):
@@ -181,7 +186,7 @@ def grading(engines: Pack) -> Grading:
 
 def judged(engines: Pack, runtime: onnx.OnnxRuntime, numbers: list[int], source: str | None = None) -> list[Verdicts]:
     """Batches of one frame each; a frame shows a defect of its class number."""
-    with CascadeStage(engines, runtime, 3, Metrics(process=False)) as stage:
+    with CascadeStage(on_duty(engines, runtime), 3, Metrics(process=False)) as stage:
         found = []
         for sequence, number in enumerate(numbers):
             made = batch(sequence, picture(number))
@@ -253,7 +258,7 @@ def test_a_picture_whose_defect_is_open_is_still_shown(engines: Pack, runtime: o
     stage = GradingStage(grading(engines), lambda: False)
     first = Verdicts(0, [Verdict(frame(0, source="0.png"), Roi(0, WIDTH), 0.0)])
     list(stage.work(first))
-    with CascadeStage(engines, runtime, 3, Metrics(process=False)) as cascade:
+    with CascadeStage(on_duty(engines, runtime), 3, Metrics(process=False)) as cascade:
         open_defect = picture()
         paint(open_defect, 1, HEIGHT - 6, 10, 6, 6)
         made = batch(1, open_defect)

@@ -32,7 +32,9 @@ from tests.strangers import (
     subscription,
 )
 
-FUZZED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZED = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 PING = command(b"PING", b"\0\0")
 
 

@@ -30,6 +30,7 @@ from inspector.records import Frame, Loss
 from tests import rtsp
 from tests.line import lines
 from tests.rtsp import HEIGHT, WIDTH, Script, serving
+from tests.workers import free_port
 
 PATIENCE_S = 10.0
 Pixels = NDArray[np.uint8]
@@ -143,7 +144,7 @@ def test_strip_that_passed_while_the_camera_restarted_is_left_out() -> None:
 
 
 def test_a_camera_that_comes_back_counts_from_0_and_the_strip_has_gone_on() -> None:
-    with serving() as server:
+    with serving(port=free_port()) as server:
         camera = video.open("cam-1", Options(url=server.url, encoder=Encoder(counts_per_line=2, first_count=1000)))
         with camera:
             before = [item for item, _ in take(camera, 20)][-1]

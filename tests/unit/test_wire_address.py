@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from inspector.errors import ConfigError
 from inspector.wire.address import bindable, refusal, require_free
+from tests.workers import free_port
 
 PUBLIC = ["tcp://*:5570", "tcp://0.0.0.0:5570", "tcp://[::]:5570", "tcp://192.0.2.7:5570", "tcp://[2001:db8::1]:1"]
 
@@ -49,10 +50,10 @@ def test_whatever_is_written_it_is_bound_here_or_refused(text: str, form: str) -
 
 
 def test_a_taken_port_is_told_with_the_setting() -> None:
-    with socket.create_server(("0.0.0.0", 0)) as holder:
-        port = holder.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"control\.address 'tcp://\*:{port}' is in use.*sport = :{port}"):
-            require_free(f"tcp://*:{port}", "control.address")
+    port = free_port()
+    told = rf"control\.address 'tcp://\*:{port}' is in use.*sport = :{port}"
+    with socket.create_server(("0.0.0.0", port)), pytest.raises(ConfigError, match=told):
+        require_free(f"tcp://*:{port}", "control.address")
     require_free(f"tcp://*:{port}")
 
 

@@ -1,0 +1,61 @@
+"""A pack's reference: how the daemon's own cascade scores a set of frames, how bright they are, and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import track
+
+from build_engines.datasets import Sample
+from build_engines.files import manifest_text, write_whole
+from build_engines.judging import batch_of
+from inspector.cascade import Cascade
+from inspector.census import Census
+from inspector.config import GradingConfig
+from inspector.drift import count
+from inspector.errors import ConfigError
+from inspector.pack import MANIFEST, Manifest, Pack, Reference
+from inspector.runtimes import onnx as onnx_runtime
+
+
+def of(pack: Pack, samples: Sequence[Sample], made_on: str) -> Reference:
+    """The reference of a pack on these frames, labelled or not, each a piece of strip of its own.
+
+    Raises:
+        ConfigError: none of them shows strip.
+    """
+    census, threshold = Census(), pack.manifest.gate.threshold
+    with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
+        cascade = Cascade(pack, runtime.stream(), GradingConfig().merge_px)
+        console = Console(stderr=True)
+        for number, sample in enumerate(track(samples, "reference", transient=True, console=console)):
+            verdict = cascade.judge(batch_of(sample, number, pack.manifest)).verdicts[0]
+            if verdict.roi.width:
+                count(census, verdict, threshold)
+    if not census.frames:
+        raise ConfigError(
+            f"{made_on}: no frame shows strip, so nothing can be a reference. Name another folder or part"
+        )
+    return Reference(made_on=made_on, census=census)
+
+
+def added(manifest: Manifest, reference: Reference) -> Manifest:
+    """The manifest with this reference."""
+    return msgspec.structs.replace(manifest, reference=reference)
+
+
+def write(pack: Pack, samples: Sequence[Sample], made_on: str) -> dict[str, Any]:
+    """Make the reference and put it into the pack's manifest, at once. The digest of the pack is another then.
+
+    Returns what was written.
+
+    Raises:
+        ConfigError: none of the frames shows strip.
+    """
+    made = of(pack, samples, made_on)
+    write_whole(pack.folder / MANIFEST, manifest_text(added(pack.manifest, made)).encode())
+    shown: dict[str, Any] = msgspec.to_builtins(made)
+    return shown
