@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -348,3 +349,23 @@ def test_where_nothing_may_be_left_out(pack: Path, tmp_path: Path, when_full: st
 def test_settings_that_contradict_each_other(pack: Path, tmp_path: Path, section: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check(line_of(pack, tmp_path, overload=section))
+
+
+def test_cameras_that_drop_and_networks_that_take_never_wait_for_each_other(bench: Bench) -> None:
+    """A drop is told with the queue locked, and a look reads the queue."""
+    threads = [
+        *(
+            threading.Thread(target=lambda: [bench.frames.put(i, 0) for i in range(2000)], daemon=True)
+            for _ in range(2)
+        ),
+        *(threading.Thread(target=lambda: [bench.take(0.3) for _ in range(500)], daemon=True) for _ in range(2)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert not any(thread.is_alive() for thread in threads)
+    words = [Step.NORMAL.words, *(state for _, state, _, _ in bench.said)]
+    steps = [[step.words for step in Step].index(word) for word in words]
+    assert all(abs(after - before) == 1 for before, after in pairwise(steps))
+    assert steps[-1] == bench.value("overload_step") == bench.overload.step
