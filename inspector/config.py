@@ -265,7 +265,7 @@ class OverloadConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     too_old_ms: Positive | None = None
     """The line is behind when frames have waited longer than this since they arrived, milliseconds, before the networks
-    take them, or when half of `line.queue` is full. Left out: twice `line.deadline_ms`."""
+    take them, or when half of `line.queue` is full. Left out: three times `line.deadline_ms`."""
     young_ms: Positive | None = None
     """It has caught up when they have waited for less than this, milliseconds. Left out: half of `too_old_ms`."""
     up_after_ms: Positive = 250.0

@@ -28,6 +28,9 @@ from inspector.records import Batch, WhenFull
 
 log = logging.getLogger(__name__)
 
+TOO_OLD = 3.0
+"""So many times the line's deadline is too old, unless it is said. More, and frames pile up before a step shows what it
+does; less, and a line near its limit leaves out segmenters whenever a few heavy frames follow each other."""
 HALF_FULL = 0.5
 """So much of the queue filled means that the line is behind, however young its frames are."""
 NEARLY_FULL = 0.75
@@ -112,7 +115,7 @@ class Limits:
     @classmethod
     def of(cls, section: OverloadConfig, deadline_ms: float) -> Limits:
         """A section with what it leaves out filled in."""
-        too_old_ms = 2 * deadline_ms if section.too_old_ms is None else section.too_old_ms
+        too_old_ms = TOO_OLD * deadline_ms if section.too_old_ms is None else section.too_old_ms
         young_ms = too_old_ms / 2 if section.young_ms is None else section.young_ms
         most_s = max(section.down_after_s, section.down_after_most_s)
         return cls(too_old_ms / 1e3, young_ms / 1e3, section.up_after_ms / 1e3, section.down_after_s, most_s)

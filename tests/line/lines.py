@@ -19,13 +19,14 @@ GREY = 90
 
 
 def config(pack: Path, journal: Path, *cameras: dict[str, Any], **sections: Any) -> dict[str, Any]:
-    """A whole configuration; `sections` go on top."""
+    """A whole configuration; `sections` go on top. It leaves out nothing, however busy the machine is."""
     return {
         "line": {"name": "hot", "coil": "c1", "heartbeat_s": 0.2},
         "pack": str(pack),
         "cameras": list(cameras),
         "journal": {"path": str(journal), "synchronous": False},
         "monitor": {"port": 0},
+        "overload": None,
         **sections,
     }
 

@@ -102,7 +102,7 @@ def test_a_line_that_is_too_slow_drops_and_tells(
     lost = f"frames_lost_total{{camera=a,reason={reason},stage={LOST_AT[reason]}}}"
     sinks = [{"kind": "zeromq", "options": {"address": ipc}}]
     with subscribed(ipc, "heartbeat/") as ears:
-        daemon = start(config(pack, path, camera, sinks=sinks, line={**HOT, "queue": queue})).ready()
+        daemon = start(config(pack, path, camera, sinks=sinks, line={**HOT, "queue": queue}, overload={})).ready()
         daemon.until(lambda: daemon.metric(lost) > 100, f"{reason}s")
         metrics = daemon.metrics()
         health, status = daemon.get("/healthz")

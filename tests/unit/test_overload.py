@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -324,9 +325,9 @@ def row(config: Config) -> tuple[str, str, str]:
 def test_what_is_left_out_of_the_section_follows_from_the_line(pack: Path, tmp_path: Path) -> None:
     config = line_of(pack, tmp_path)
     assert config.overload is not None
-    assert Limits.of(config.overload, 80) == Limits(0.16, 0.08, 0.25, 5.0, 120.0)
+    assert Limits.of(config.overload, 80) == Limits(0.24, 0.12, 0.25, 5.0, 120.0)
     assert overload.widest(config) == 12
-    assert row(config)[2] == "behind at 160 ms, caught up at 80 ms"
+    assert row(config)[2] == "behind at 240 ms, caught up at 120 ms"
     assert Limits.of(OverloadConfig(down_after_s=200), 80).down_after_most_s == 200
 
 
@@ -348,3 +349,23 @@ def test_where_nothing_may_be_left_out(pack: Path, tmp_path: Path, when_full: st
 def test_settings_that_contradict_each_other(pack: Path, tmp_path: Path, section: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         check(line_of(pack, tmp_path, overload=section))
+
+
+def test_cameras_that_drop_and_networks_that_take_never_wait_for_each_other(bench: Bench) -> None:
+    """A drop is told with the queue locked, and a look reads the queue."""
+    threads = [
+        *(
+            threading.Thread(target=lambda: [bench.frames.put(i, 0) for i in range(2000)], daemon=True)
+            for _ in range(2)
+        ),
+        *(threading.Thread(target=lambda: [bench.take(0.3) for _ in range(500)], daemon=True) for _ in range(2)),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    assert not any(thread.is_alive() for thread in threads)
+    words = [Step.NORMAL.words, *(state for _, state, _, _ in bench.said)]
+    steps = [[step.words for step in Step].index(word) for word in words]
+    assert all(abs(after - before) == 1 for before, after in pairwise(steps))
+    assert steps[-1] == bench.value("overload_step") == bench.overload.step
