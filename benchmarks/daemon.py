@@ -40,6 +40,8 @@ class Spec:
     """The YAML's `runtime:`; None: ONNX Runtime with so many workers."""
     overload: bool = False
     """Whether it may leave out work when it is behind; else every frame that is inspected costs all its networks."""
+    packs: dict[str, Any] | None = None
+    """The YAML's section of that name."""
 
     def strip(self, index: int) -> synthetic.Options:
         """Options of camera number `index`."""
@@ -79,6 +81,7 @@ class Spec:
             "sinks": [{"kind": "zeromq", "options": {"address": f"ipc://{folder}/events"}}],
             "monitor": {"port": 0},
             "overload": {} if self.overload else None,
+            "packs": self.packs or {},
         }
         return convert(raw, Config)
 

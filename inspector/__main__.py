@@ -35,6 +35,7 @@ MODULES = {
     "calibrate": ("inspector.calibrate", "record the flat-field of a camera from an even, lit, moving surface"),
     "coil": ("inspector.coil", "tell a running line that a coil starts or ends, or show those it knows"),
     "record": ("inspector.record", "write the raw frames of a line's cameras to disk"),
+    "packs": ("inspector.packsmith", "list, verify and stage packs of engines; another one onto a running line"),
     "keys": ("inspector.keysmith", "make and list the keys of clients"),
     "export": ("inspector.export", "a coil's events as JSON lines, CSV, Parquet or run lengths"),
     "bridge": ("inspector.bridge", "forward events to NATS JetStream or MQTT"),

@@ -163,8 +163,12 @@ def test_what_is_no_longer_on_trial_fails_for_good(opened: list[Engines]) -> Non
     assert duty.fall_back(worker, error) is None
     duty.put(new, trial=True)
     worker = duty.take(worker, 0)
-    duty.retire(old, nothing())
+    assert duty.passed(new)
     assert duty.fall_back(worker, error) is None, "there is nothing to go back to"
+    duty.put(old, trial=True)
+    worker = duty.take(worker, 1)
+    assert duty.fall_back(worker, error) is not None
+    assert not duty.passed(old), "it failed just before"
 
 
 def test_what_came_back_does_not_give_way_to_what_was_bad(opened: list[Engines]) -> None:
