@@ -118,7 +118,7 @@ def _rows(config: Config, now: PacksState | None) -> Iterator[dict[str, Any]]:
             ("on duty" if now else "at the next start") if str(folder) == str(Path(on_duty).absolute()) else "",
             "before" if previous and folder == Path(previous).absolute() else "",
             "waits" if folder == marked else "",
-            "pack:" if folder == config.pack.absolute() else "",
+            "named by pack:" if folder == config.pack.absolute() else "",
         ]
         try:
             yield _row(pack.load(folder), ", ".join(state for state in states if state))
@@ -208,8 +208,11 @@ def _stage(options: argparse.Namespace) -> int:
     pack.check_fit(found, begin(config, store).pack)
     _try_out(found, config.runtime)
     staged = store.stage(options.folder)
-    store.mark(staged)
     print(f"staged: {staged}")
+    now = _asked(config, options)
+    if now is not None and now.phase != "idle":
+        raise Refused(f"another change is under way ({now.phase}): wait for its end or cancel it, then stage again")
+    store.mark(staged)
     if config.control is None:
         print(
             "The line has no control socket: SIGHUP (systemctl reload inspector) makes it look; so does its next start."

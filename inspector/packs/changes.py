@@ -261,7 +261,7 @@ class Changes:
 
     def _try(self, change: Change, trial: Trial) -> None:
         """To the end of the watch; an error sends the new pack back."""
-        wish, old = change.wish, change.old
+        wish, old, bounds = change.wish, change.old, trial.bounds
         found = pack.load(wish.folder)
         if found.digest == old.digest:
             if wish.base:
@@ -271,10 +271,10 @@ class Changes:
         with contextlib.ExitStack() as held:
             new = change.new = held.enter_context(Engines.of(found, self._config.runtime))
             samples = self._store.folder / "samples"
-            change.album = Album(samples, found.digest.removeprefix("sha256:")[:12], self._bounds.sample_frames)
-            if not wish.at_once:
+            change.album = Album(samples, found.digest.removeprefix("sha256:")[:12], bounds.sample_frames)
+            if not wish.at_once and (bounds.shadow_frames or bounds.shadow_s):
                 self._remember(f"{new.named} was in its shadow")
-                self._say("shadow", f"{new.named} is compared with {old.named} on {self._bounds.shadow_frames} frames")
+                self._say("shadow", f"{new.named} is compared with {old.named} on {bounds.shadow_frames} frames")
                 self._turn(PackPhase.SHADOW)
                 trial.shadow(new)
             self._remember(f"{new.named} was watched")
@@ -283,7 +283,7 @@ class Changes:
         change.swapped = self._line.lateness()
         self._line.engaged(new)
         self._say("swapped", f"{new.named} took over from {old.named} at batch {since}; {change.words()}")
-        if not wish.at_once:
+        if not wish.at_once and (bounds.watch_frames or bounds.watch_s):
             self._turn(PackPhase.WATCH)
             trial.watch(new)
         if not self._duty.passed(new):

@@ -122,7 +122,7 @@ class Trial:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._change = change
-        self._bounds = bounds
+        self.bounds = bounds
         self._merge_px = merge_px
         self._duty = duty
         self._line = line
@@ -138,19 +138,19 @@ class Trial:
     def shadow(self, new: Engines) -> None:
         """The new pack judges what the old one has judged."""
         pair = Pair(self._change.old, new, False, self._merge_px)
-        self._compare(PackPhase.SHADOW, pair, self._bounds.shadow_frames, self._bounds.shadow_s)
+        self._compare(PackPhase.SHADOW, pair, self.bounds.shadow_frames, self.bounds.shadow_s)
 
     def watch(self, new: Engines) -> None:
         """The old pack judges what the new one has judged, on duty."""
         pair = Pair(self._change.old, new, True, self._merge_px)
-        self._compare(PackPhase.WATCH, pair, self._bounds.watch_frames, self._bounds.watch_s)
+        self._compare(PackPhase.WATCH, pair, self.bounds.watch_frames, self.bounds.watch_s)
 
     def _compare(self, phase: PackPhase, pair: Pair, wanted: int, least_s: float) -> None:
         found = Comparison()
-        sampler = Sampler(self._bounds.shadow_share, self._metrics.pack_skipped.inc)
+        sampler = Sampler(self.bounds.shadow_share, self._metrics.pack_skipped.inc)
         self._change.compared.append((phase, found))
         self._change.wanted = wanted
-        patience = Patience(self._bounds.patience_s, self._clock)
+        patience = Patience(self.bounds.patience_s, self._clock)
         began = self._clock()
         sample: Sample | None = None
         self.sampler = sampler
@@ -189,11 +189,11 @@ class Trial:
             raise Cancelled(f"cancelled by {who}")
         if failure := self._failed():
             raise Back(failure)
-        reason = found.beyond(self._bounds, done)
+        reason = found.beyond(self.bounds, done)
         if reason is None and change.swapped is not None and (done or self._clock() >= self._late_at):
             self._late_at = self._clock() + TICK_S
             before, after = change.swapped.since(change.began), self._line.lateness().since(change.swapped)
-            reason = too_late(before, after, self._bounds, done)
+            reason = too_late(before, after, self.bounds, done)
         if reason is not None:
             raise Back(reason)
 
@@ -204,7 +204,7 @@ class Trial:
 
     def _impatient(self, found: Comparison, sampler: Sampler, wanted: int) -> str:
         return (
-            f"{found.frames} of {wanted} frames could be compared in {self._bounds.patience_s:g} s "
+            f"{found.frames} of {wanted} frames could be compared in {self.bounds.patience_s:g} s "
             f"({sampler.skipped} were left out, as the line was behind): ask for fewer frames, or raise "
             "packs.patience_s or packs.shadow_share"
         )
