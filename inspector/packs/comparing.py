@@ -22,6 +22,8 @@ TIMED = 40
 LATE_FRAMES = 200
 """The share of late frames is not judged by fewer."""
 BINS = 10
+ROUNDING = 1e-9
+"""Of shares."""
 
 
 class Difference(StrEnum):
@@ -90,7 +92,7 @@ class Comparison:
             return None
         old, new = self.old_alarms / self.frames, self.new_alarms / self.frames
         unequal = self.differences[Difference.ONLY_OLD] + self.differences[Difference.ONLY_NEW]
-        chance = 0.0 if done else SIGMAS * sqrt(unequal) / self.frames
+        chance = ROUNDING + (0.0 if done else SIGMAS * sqrt(unequal) / self.frames)
         most = old * bounds.alarm_factor + bounds.alarm_margin
         least = old / bounds.alarm_factor - bounds.alarm_margin
         if least <= new + chance and new - chance <= most:

@@ -122,7 +122,7 @@ class Album:
 
     def add(self, sample: Sample, kind: Difference, old: Verdict, new: Verdict) -> None:
         """Write a frame. A disk that refuses is said once, and costs nothing but the picture."""
-        if self._left <= 0 or self._broken:
+        if self._left <= 0:
             return
         frame = sample.frame
         name = f"{kind}-{frame.camera}-{frame.sequence}"
@@ -151,6 +151,8 @@ class Album:
             shutil.rmtree(old, ignore_errors=True)
 
     def _write(self, files: Mapping[str, bytes]) -> None:
+        if self._broken:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name, content in files.items():

@@ -13,7 +13,7 @@ from inspector.config import PacksConfig
 from inspector.engines import Duty, Engines
 from inspector.errors import InspectorError
 from inspector.metrics import Metrics, PackPhase
-from inspector.packs.comparing import TIMED, Comparison, Lateness, too_late
+from inspector.packs.comparing import LATE_FRAMES, TIMED, Comparison, Lateness, too_late
 from inspector.packs.pair import Pair, Patience
 from inspector.packs.sampling import Album, Sample, Sampler
 
@@ -67,6 +67,13 @@ class Change:
     """Frames to be compared in the present phase."""
     skipped: int = 0
     """Frames left out in the phases before."""
+
+    @property
+    def before_swap(self) -> Lateness:
+        """Of the time in shadow, or where that was too short of the whole run up to the swap."""
+        assert self.swapped is not None
+        shadow = self.swapped.since(self.began)
+        return shadow if shadow.frames >= LATE_FRAMES else self.swapped
 
     @property
     def named(self) -> str:
@@ -192,8 +199,7 @@ class Trial:
         reason = found.beyond(self.bounds, done)
         if reason is None and change.swapped is not None and (done or self._clock() >= self._late_at):
             self._late_at = self._clock() + TICK_S
-            before, after = change.swapped.since(change.began), self._line.lateness().since(change.swapped)
-            reason = too_late(before, after, self.bounds, done)
+            reason = too_late(change.before_swap, self._line.lateness().since(change.swapped), self.bounds, done)
         if reason is not None:
             raise Back(reason)
 
