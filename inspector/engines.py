@@ -35,6 +35,7 @@ class Engines:
         self.pack = pack
         self.runtime = runtime
         self._open = False
+        self._spare: Stream | None = None
 
     @classmethod
     def of(cls, pack: Pack, section: RuntimeConfig) -> Self:
@@ -60,6 +61,13 @@ class Engines:
         """One worker's way through the networks."""
         return self.runtime.stream()
 
+    @property
+    def spare(self) -> Stream:
+        """A way of their own for whoever compares them with others: the same one every time, for one thread."""
+        if self._spare is None:
+            self._spare = self.runtime.stream()
+        return self._spare
+
     def __enter__(self) -> Self:
         self.runtime.__enter__()
         self._open = True
@@ -69,7 +77,7 @@ class Engines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._open:
-            self._open = False
+            self._open, self._spare = False, None
             self.runtime.__exit__(kind, error, trace)
 
 

@@ -19,8 +19,8 @@ class Pair:
         self.live, self._other = (new, old) if swapped else (old, new)
         self._swapped = swapped
         self._tile = old.pack.manifest.tile
-        self._own = Cascade(self.live.pack, self.live.stream(), merge_px)
-        self._shadow = Cascade(self._other.pack, self._other.stream(), merge_px)
+        self._own = Cascade(self.live.pack, self.live.spare, merge_px)
+        self._shadow = Cascade(self._other.pack, self._other.spare, merge_px)
         self._turn = False
 
     def judge(self, sample: Sample, found: Comparison, timed: bool) -> tuple[Verdict, Verdict]:
