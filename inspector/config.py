@@ -338,7 +338,7 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The line as a whole: its name, its encoder, what may wait."""
     pack: Path
     """Folder of the engines, e.g. engines/severstal. A pack that took over later (see `packs`) is remembered over a
-    restart until this key, or the pack in this folder, is changed."""
+    restart until this key is changed."""
     cameras: Annotated[list[CameraConfig], Meta(min_length=1)]
     """The cameras, one for each lane of the strip."""
     runtime: RuntimeConfig = RuntimeConfig()

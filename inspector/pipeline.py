@@ -410,6 +410,8 @@ class Line:
         digests = {name: digest for name, (_, digest) in found.networks().items()}
         self.metrics.engines(digests, runtime.name, runtime.precisions)
         self.metrics.on_duty(found.manifest.name, found.manifest.version, found.digest)
+        if self.recording is not None:
+            self.recording.judged_by(found)
 
     def tell(self, state: str, detail: str) -> None:
         """A state event about the pack."""

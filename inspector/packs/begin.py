@@ -43,11 +43,15 @@ def begin(config: Config, store: Store) -> Begun:
     said = []
     if memory.changing is not None:
         said.append(("cut short", f"{memory.changing} when the daemon ended: stage it again to try it again"))
-    if (memory.base, memory.base_digest) != (fresh.base, fresh.base_digest):
+    if memory.base != fresh.base:
         if memory.on_duty is not None:
             said.append(("forgotten", f"{memory.on_duty} was on duty; `pack:` was changed since, and counts"))
         return Begun(base, fresh, said)
-    memory = msgspec.structs.replace(memory, changing=None)
+    if memory.on_duty is not None and memory.base_digest != fresh.base_digest:
+        said.append(
+            ("stays", f"{memory.on_duty} stays on duty, though {fresh.base} is another pack now: stage that one")
+        )
+    memory = msgspec.structs.replace(memory, base_digest=fresh.base_digest, changing=None)
     if memory.on_duty is None:
         return Begun(base, memory, said)
     try:

@@ -41,8 +41,9 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """What a line remembers of its pack."""
 
     base: str
-    """`pack:` of the YAML when this was written; another one there forgets the rest, as the newest wish counts."""
+    """`pack:` of the YAML when this was written; another path there forgets the rest, as the newest wish counts."""
     base_digest: str
+    """Of the pack there. An upgrade of the program may bring another one under the same path: what is on duty stays."""
     on_duty: str | None = None
     """Folder of the pack that took over for good; None: that of `pack:`."""
     previous: str | None = None

@@ -202,12 +202,20 @@ def test_another_pack_in_the_yaml_counts(store: Store, tmp_path: Path, old: Path
     assert begun.memory == memory(other)
 
 
-def test_another_pack_in_the_same_folder_counts(store: Store, tmp_path: Path, new: Path) -> None:
-    base = make_pack(tmp_path / "base")
-    store.remember(memory(base, on_duty=str(store.stage(new))))
+def test_an_upgrade_that_brings_another_pack_under_the_same_path_replaces_nothing(
+    store: Store, tmp_path: Path, new: Path
+) -> None:
+    base, staged = make_pack(tmp_path / "base"), store.stage(new)
+    store.remember(memory(base, on_duty=str(staged)))
     make_pack(base, version="3")
     begun = begin(config(tmp_path, base), store)
-    assert begun.pack.manifest.version == "3"
+    assert begun.pack.folder == staged
+    assert [state for state, _ in begun.said] == ["stays"]
+    assert begun.memory == memory(base, on_duty=str(staged))
+    store.remember(memory(base))
+    make_pack(base, version="4")
+    begun = begin(config(tmp_path, base), store)
+    assert (begun.pack.manifest.version, begun.said, begun.memory) == ("4", [], memory(base)), "it was on duty itself"
 
 
 def test_one_that_is_gone_is_passed_over_with_a_word(
