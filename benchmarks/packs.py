@@ -33,7 +33,7 @@ from typing import Any
 import yaml
 from daemon import Spec, Tap, running
 from machine import describe
-from steady import await_frames, books
+from steady import books, wait_for_frames
 
 from inspector import pack as packs
 from inspector.metrics import PackPhase
@@ -77,7 +77,7 @@ def one_change(spec: Spec, folder: Path, new: Path, seconds: float) -> dict[str,
     staged = Store(folder / "packs", "benchmark").stage(new)
     found: dict[str, Any] = {}
     with running(spec, folder) as (line, subscriber):
-        await_frames(line)
+        wait_for_frames(line)
         time.sleep(min(2.0, seconds))  # caches and the first commits are warm
         found["before"] = _stretch(line, lambda: time.sleep(seconds))
 
@@ -95,14 +95,17 @@ def one_change(spec: Spec, folder: Path, new: Path, seconds: float) -> dict[str,
 
 def _stretch(line: Line, passes: Callable[[], None]) -> dict[str, Any]:
     line.publish.tally.ages = Ages()
-    before, start = books(line), time.monotonic()
+    before, start, cpu = books(line), time.monotonic(), time.process_time()
     passes()
+    spent = time.process_time() - cpu
     ages, now = line.publish.tally.ages, books(line)
+    frames = now["inspected"] - before["inspected"]
     lost = sum(now["lost"].values()) - sum(before["lost"].values())
     took = time.monotonic() - start
     return {
         "seconds": took,
-        "frames_per_s": (now["inspected"] - before["inspected"]) / took,
+        "frames_per_s": frames / took,
+        "cpu_ms_a_frame": spent / max(1, frames) * 1e3,
         "lost": lost,
         "age_ms": {f"p{p}": ages.percentile_ms(p) or math.nan for p in (50, 99)},
     }
@@ -132,7 +135,8 @@ def _print(load: float, found: dict[str, Any]) -> None:
         ages = row["age_ms"]
         print(
             f"  {name:7s}{row['seconds']:7.1f} s {row['frames_per_s']:7.1f} frames/s, lost {row['lost']}, "
-            f"p50 {ages['p50']:.0f} ms, p99 {ages['p99']:.0f} ms ({ages['p99'] / base:.2f})",
+            f"p50 {ages['p50']:.0f} ms, p99 {ages['p99']:.0f} ms ({ages['p99'] / base:.2f}), "
+            f"{row['cpu_ms_a_frame']:.1f} ms CPU a frame",
             flush=True,
         )
 

@@ -18,8 +18,6 @@ from inspector.errors import EngineError
 from inspector.pack import Pack
 from inspector.runtimes import Runtime, Stream
 
-PACKS = 8
-"""So many packs are known by their digest: those of turns that are long past are not asked for."""
 LOOK_S = 0.1
 """Between two looks whether a worker still uses engines that are to be closed."""
 
@@ -106,8 +104,6 @@ class Duty:
         """The highest number of a batch that a worker has asked for."""
         self._trial: Engines | None = None
         """Where these fail, those before them come back."""
-        self._packs = {engines.digest: engines.pack}
-        """The packs of the newest turns, by digest."""
         self.failure: tuple[Engines, EngineError] | None = None
         """Engines that failed on duty, so that those before them came back."""
 
@@ -125,11 +121,6 @@ class Duty:
     def current(self) -> Engines:
         """What judges the batches that nobody has asked for yet."""
         return self._turns[-1].engines
-
-    def pack(self, digest: str) -> Pack:
-        """The pack of that digest, whose verdicts may still be on their way."""
-        with self._lock:
-            return self._packs[digest]
 
     # ------------------------------------------------------------ the workers' side
 
@@ -184,10 +175,6 @@ class Duty:
         with self._lock:
             self._turns.append(Turn(self._asked + 1, engines))
             self._trial = engines if trial else None
-            self._packs.pop(engines.digest, None)
-            self._packs[engines.digest] = engines.pack
-            while len(self._packs) > PACKS:
-                del self._packs[next(iter(self._packs))]
             self.failure = None
             return self._asked + 1
 

@@ -236,8 +236,6 @@ class Line:
     recording: Recording | None = None
     overload: Overload | None = None
     drift: Drift | None = None
-    judged_by: str = ""
-    """Digest of the pack whose verdicts were seen last."""
     monitor: Monitor | None = None
     history: History | None = None
     control: Control | None = None
@@ -352,13 +350,8 @@ class Line:
 
     def see(self, verdicts: Verdicts) -> None:
         """See verdicts before they are graded, in order, in grading's thread."""
-        if self.drift is None:
-            return
-        digest = next((verdict.pack_digest for verdict in verdicts.verdicts), self.judged_by)
-        if digest != self.judged_by:
-            self.judged_by = digest
-            self.drift.reset(self.duty.pack(digest))
-        self.drift.see(verdicts)
+        if self.drift is not None:
+            self.drift.see(verdicts)
 
     def look(self, graded: Graded) -> None:
         """See what was graded, in grading's thread."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from inspector.checking import check
 from inspector.config import Config
 from inspector.errors import ConfigError, TelegramError
 from inspector.metrics import Outcome
@@ -43,6 +44,7 @@ class Reload:
         self.wanted.clear()
         try:
             config = load(self._path)
+            check(config, running=True)
             waiting = needing_restart(self._line.config, config)
             change = self._line.changes.reload(config.packs, config.pack)
         except (ConfigError, TelegramError) as error:

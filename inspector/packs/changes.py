@@ -35,9 +35,6 @@ from inspector.packs.store import Store
 from inspector.packs.trial import TICK_S, Back, Cancelled, Change, Line, Stopping, Trial, Wish
 from inspector.records import Batch, Verdicts
 
-NICE = 5
-"""The thread gives way to those of the line, where the system knows threads apart."""
-
 log = logging.getLogger(__name__)
 
 
@@ -203,8 +200,6 @@ class Changes:
 
     def serve(self, stop: threading.Event) -> None:
         """Make the changes that are asked for until `stop` is set."""
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while not stop.is_set():
             self._wake.wait(TICK_S)
             wish = self._begin()

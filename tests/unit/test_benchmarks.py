@@ -68,3 +68,19 @@ def test_lines_that_are_drawn_drift_only_when_they_should(tmp_path: Path) -> Non
     for row in json.loads(figures.read_text())["lines"]:
         assert set(row["told"]["as it is"].values()) == {0}
         assert row["told"]["grey x 0.5"] == {"gate_score": 0, "brightness": 2, "passed": 0, "alarmed": 0}
+
+
+def test_a_quick_change_of_the_pack_writes_every_figure(tmp_path: Path) -> None:
+    pack, figures = make_pack(tmp_path / "pack"), tmp_path / "figures.json"
+    command = [sys.executable, SCRIPT.with_name("packs.py"), "--quick", "--pack", pack, "--loads", "20", "--share", "1"]
+    done = subprocess.run([*command, "--folder", tmp_path, "--json", figures], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "p99 against `before`" in done.stdout
+    found = json.loads(figures.read_text())
+    assert found["frames_per_s"] > 0
+    (load,) = found["loads"]
+    (change,) = load["rounds"]
+    assert change["last"].startswith("kept: bands benchmark")
+    for stretch in ("before", "shadow", "watch", "after"):
+        assert change[stretch]["age_ms"]["p50"] <= change[stretch]["age_ms"]["p99"]
+        assert change[stretch]["cpu_ms_a_frame"] > 0
