@@ -142,7 +142,7 @@ def test_what_the_line_leaves_out_is_left_out_of_the_next_batch(engines: Pack, r
     now_ns, metrics, books = 0, Metrics(process=False), Channel[Frame](8)
     limits = Limits(too_old_s=0.1, young_s=0.05, up_after_s=0.2, down_after_s=1.0, down_after_most_s=1.0)
     overload = Overload(limits, (8, 8), metrics, lambda *told: None, books.statistics, clock=lambda: now_ns)
-    with CascadeStage(engines, runtime, 3, metrics, overload) as stage:
+    with CascadeStage(on_duty(engines, runtime), 3, metrics, overload=overload) as stage:
         depths = []
         for number in range(12):
             now_ns += 300_000_000  # the frames arrived at 0 and get older
