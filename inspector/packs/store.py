@@ -156,7 +156,7 @@ class Store:
         """What the line remembers; None: nothing, or nothing that can be read (which is logged)."""
         try:
             return msgspec.json.decode(self._memory.read_bytes(), type=Memory)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             log.error("%s: cannot be read (%s): the line starts with the pack of `pack:`", self._memory, error)
