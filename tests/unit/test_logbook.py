@@ -33,7 +33,7 @@ def calls() -> Iterator[tuple[str, ast.Call]]:
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="log" | "logging" | "logger"), attr=name)):
-                    if name in ("warning", "warn", "error", "exception", "critical"):
+                    if name in ("warning", "warn", "error", "exception", "critical", "log"):
                         yield f"{file.relative_to(PACKAGE)}:{node.lineno}", node
 
 
