@@ -61,6 +61,8 @@ class LogKind(StrEnum):
     """The line is slower than its cameras and frames were dropped; each is a gap. docs/sizing.md; another load here?"""
     OVERLOAD = "overload"
     """The line leaves out what it says, as it is behind, or does everything again. Repeated: docs/sizing.md."""
+    NO_GRAPHS = "no_graphs"
+    """A network runs on the GPU without CUDA graphs: right, but slower. docs/gpu.md."""
     PACKETS_AT_RISK = "packets_at_risk"
     """GigE without raw sockets and with small buffers: `install.py upgrade --extras gige`, or the sysctl named."""
     ENCODER_MISSING = "encoder_missing"
