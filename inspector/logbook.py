@@ -46,6 +46,21 @@ class LogKind(StrEnum):
     SERVER_FAILED = "server_failed"
     """Monitor, history, control or recording ended; the line goes on without it. Restart when the strip allows."""
 
+    RELOAD_REFUSED = "reload_refused"
+    """The YAML that was to be read again is wrong; the line runs on as it was. Mend what is named, reload again."""
+    RELOAD_WAITS = "reload_waits"
+    """What was changed in the YAML cannot change while the line runs. Restart when the strip allows."""
+    PACK_CHANGE = "pack_change"
+    """A change of the pack could not be begun or carried through; the old one stays on duty. docs/packs.md."""
+    PACK_NOT_AS_BEFORE = "pack_not_as_before"
+    """The pack that was on duty cannot be: the line started with the one of `pack:`. Stage it again."""
+    PACK_NOT_KEPT = "pack_not_kept"
+    """Which pack is on duty cannot be written down: a restart would not know of it. Look at the disk."""
+    PACK_SAMPLES = "pack_samples"
+    """What a new pack judged otherwise cannot be written down. Look at `packs.folder`."""
+    PACK_REPLACED = "pack_replaced"
+    """A staged pack was damaged on the disk and was replaced. Repeated: the disk."""
+
     # ---- cameras
     CAMERA_DOWN = "camera_down"
     """A camera is gone: its lane is not inspected. Look at power, cable and link; it comes back by itself."""
