@@ -93,6 +93,10 @@ class Places:
         return self.root / "run/inspector"
 
     @property
+    def cache(self) -> Path:
+        return self.root / "var/cache/inspector"
+
+    @property
     def units(self) -> Path:
         return self.root / "etc/systemd/system"
 
@@ -580,7 +584,7 @@ def uninstall(site: Site, options: argparse.Namespace) -> None:
     if places.live:
         hands.run("tell systemd", "systemctl", "daemon-reload")
         ask("systemctl", "reset-failed", SERVICE)
-    folders = [places.opt, places.run, *([places.etc, places.state] if options.purge else [])]
+    folders = [places.opt, places.run, places.cache, *([places.etc, places.state] if options.purge else [])]
     for folder in folders:
         if folder.is_dir():
             hands.do(f"delete {folder}", partial(shutil.rmtree, folder))

@@ -23,6 +23,7 @@ from inspector.channel import Statistics
 from inspector.config import Config, OverloadConfig
 from inspector.errors import ConfigError
 from inspector.events import Depth
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics
 from inspector.records import Batch, WhenFull
 
@@ -266,7 +267,14 @@ class Overload:
             depth = self._ladder.step.depth
         for change in unlogged:
             level = logging.WARNING if change.up else logging.INFO
-            log.log(level, "overload: %s: %s", change.after.words, describe(change))
+            why = describe(change)
+            log.log(
+                level,
+                "overload: %s: %s",
+                change.after.words,
+                why,
+                extra=as_kind(LogKind.OVERLOAD, step=int(change.after), reason=why),
+            )
         return depth
 
     def _tell(self, changes: list[Change]) -> None:

@@ -257,7 +257,8 @@ class Line:
     def _open_servers(self) -> None:
         config = self.config
         self._serve("watchman", watch_floods)
-        self._open_server("packs", self.changes)
+        # Loading and warming engines may take longer than the watchdog waits, and nothing waits for them.
+        self._open_server("packs", self.changes, watched=False)
         if self.recording is not None:
             self._open_server("recording", self.recording)
         if self.drift is not None:
@@ -275,17 +276,18 @@ class Line:
             self.control = Control(config.control, self.plant, self.changes, self.metrics)
             self._open_server("control", self.control)
 
-    def _open_server(self, name: str, server: Server) -> None:
+    def _open_server(self, name: str, server: Server, watched: bool = True) -> None:
         """Bind it and let a thread of its own serve until the line is left."""
         server.open()
         self.held.callback(server.close)
-        self._serve(name, server.serve)
+        self._serve(name, server.serve, watched)
 
-    def _serve(self, name: str, serve: Callable[[threading.Event], None]) -> None:
+    def _serve(self, name: str, serve: Callable[[threading.Event], None], watched: bool = True) -> None:
         done = Pulse()
         worker = Worker(name, Serve(name, serve, done))
         done.beat = worker.beat
-        self.crew.servers.append(worker)
+        if watched:
+            self.crew.servers.append(worker)
         worker.start()
         self.held.callback(worker.join, JOIN_S)
         self.held.callback(done.set)

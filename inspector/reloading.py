@@ -17,6 +17,7 @@ import msgspec
 from inspector.checking import check
 from inspector.config import Config
 from inspector.errors import ConfigError, TelegramError
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Outcome
 from inspector.pipeline import Line, load
 
@@ -48,11 +49,17 @@ class Reload:
             waiting = needing_restart(self._line.config, config)
             change = self._line.changes.reload(config.packs, config.pack)
         except (ConfigError, TelegramError) as error:
-            log.error("reload: %s; the line runs on as it was", error)
+            log.error(
+                "reload: %s; the line runs on as it was", error, extra=as_kind(LogKind.RELOAD_REFUSED, reason=error)
+            )
             self._tell(Outcome.REFUSED, str(error))
             return
         if waiting:
-            log.warning("reload: changed, and in force only after a restart: %s", ", ".join(waiting))
+            log.warning(
+                "reload: changed, and in force only after a restart: %s",
+                ", ".join(waiting),
+                extra=as_kind(LogKind.RELOAD_WAITS),
+            )
         log.info("reload: %s", f"{change} is tried" if change else "the pack is the same")
         parts = [f"{change} is tried" if change else "", f"needs a restart: {', '.join(waiting)}" if waiting else ""]
         self._tell(Outcome.OK, "; ".join(part for part in parts if part) or "nothing has changed")

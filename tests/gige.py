@@ -44,13 +44,14 @@ def _has_library() -> bool:
     return True
 
 
-def _missing() -> str | None:
+def missing() -> str | None:
+    """Why no GigE camera can be made here; None: one can."""
     if not _has_library():
         return f"{LIBRARY} is not installed (apt install libaravis-0.8-0)"
     return None if shutil.which(PROGRAM) else f"{PROGRAM} is not installed (apt install aravis-tools)"
 
 
-needs_aravis = pytest.mark.skipif(_missing() is not None, reason=str(_missing()))
+needs_aravis = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
 class FakeCamera:

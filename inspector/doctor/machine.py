@@ -180,7 +180,7 @@ def _raw_sockets(root: Path) -> Finding:
     mask = int(_first(r"^CapEff:\s*([0-9a-f]+)$", root / "proc/self/status") or "0", 16)
     if mask >> CAP_NET_RAW & 1:
         return Finding(section="limits", name="raw sockets", state=State.OK, found="CAP_NET_RAW is held")
-    mend = "Only for GigE cameras: AmbientCapabilities=CAP_NET_RAW in the unit"
+    mend = "Only for GigE cameras: deploy/install.py upgrade --extras gige (AmbientCapabilities=CAP_NET_RAW)"
     return Finding(section="limits", name="raw sockets", state=State.MISSING, found="no CAP_NET_RAW", mend=mend)
 
 

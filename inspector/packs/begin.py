@@ -12,6 +12,7 @@ import msgspec
 from inspector import pack
 from inspector.config import Config
 from inspector.errors import PackError
+from inspector.logbook import LogKind, as_kind
 from inspector.pack import Pack
 from inspector.packs.store import Memory, Store
 
@@ -57,5 +58,10 @@ def begin(config: Config, store: Store) -> Begun:
     try:
         return Begun(pack.load(Path(memory.on_duty)), memory, said)
     except PackError as error:
-        log.error("the pack that was on duty cannot be: %s; the line starts with %s", error, config.pack)
+        log.error(
+            "the pack that was on duty cannot be: %s; the line starts with %s",
+            error,
+            config.pack,
+            extra=as_kind(LogKind.PACK_NOT_AS_BEFORE, reason=error),
+        )
         return Begun(base, fresh, [*said, ("missing", f"{error}: {config.pack} is on duty")])

@@ -26,6 +26,7 @@ from inspector.config import Config, PacksConfig
 from inspector.control import PacksAnswer, PackShown
 from inspector.engines import Duty, Engines
 from inspector.errors import InspectorError, PackError, TelegramError
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics, PackOutcome, PackPhase
 from inspector.pack import Pack
 from inspector.packs.begin import Begun
@@ -196,7 +197,9 @@ class Changes:
         try:
             staged = self._store.marked()
         except PackError as error:
-            log.error("packs: what was staged cannot be taken up: %s", error)
+            log.error(
+                "packs: what was staged cannot be taken up: %s", error, extra=as_kind(LogKind.PACK_CHANGE, reason=error)
+            )
             self._store.unmark()
             return
         if staged is not None:
@@ -243,7 +246,11 @@ class Changes:
             return  # the next start says that it was cut short
         except Exception as error:
             if not isinstance(error, InspectorError):  # a bug, ours or a runtime's, must not take the old pack along
-                log.exception("the change of the pack to %s failed", change.named)
+                log.exception(
+                    "the change of the pack to %s failed",
+                    change.named,
+                    extra=as_kind(LogKind.PACK_CHANGE, pack=change.named),
+                )
             reason = str(error) or type(error).__name__
             outcome = PackOutcome.CANCELLED if isinstance(error, Cancelled) else PackOutcome.REFUSED
             if change.swapped is not None:
@@ -328,7 +335,11 @@ class Changes:
         try:
             self._store.remember(self._memory)
         except PackError as error:
-            log.error("packs: a restart will not know of this change: %s", error)
+            log.error(
+                "packs: a restart will not know of this change: %s",
+                error,
+                extra=as_kind(LogKind.PACK_NOT_KEPT, reason=error),
+            )
 
     # ------------------------------------------------------------ small
 
@@ -337,7 +348,8 @@ class Changes:
         self._metrics.pack_turns(phase)
 
     def _say(self, state: str, detail: str, warn: bool = False) -> None:
-        log.log(logging.WARNING if warn else logging.INFO, "pack: %s: %s", state, detail)
+        level = logging.WARNING if warn else logging.INFO
+        log.log(level, "pack: %s: %s", state, detail, extra=as_kind(LogKind.PACK_CHANGE, state=state, reason=detail))
         self._line.tell(state, detail)
 
 

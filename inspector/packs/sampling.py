@@ -19,6 +19,7 @@ import cv2
 
 from inspector.channel import Channel
 from inspector.events import Depth
+from inspector.logbook import LogKind, as_kind
 from inspector.pack import TileSize
 from inspector.packs.comparing import Difference
 from inspector.preprocess import cut
@@ -159,7 +160,12 @@ class Album:
                 (self.folder / name).write_bytes(content)
         except OSError as error:
             self._broken = True
-            log.warning("%s: no samples are written: %s; look at packs.folder", self.folder, error.strerror or error)
+            log.warning(
+                "%s: no samples are written: %s; look at packs.folder",
+                self.folder,
+                error.strerror or error,
+                extra=as_kind(LogKind.PACK_SAMPLES),
+            )
 
 
 def _verdict(verdict: Verdict) -> dict[str, Any]:

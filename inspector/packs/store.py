@@ -28,6 +28,7 @@ import msgspec
 from inspector import pack
 from inspector.errors import PackError
 from inspector.events import as_json
+from inspector.logbook import LogKind, as_kind
 from inspector.pack import Pack
 
 STAGING = ".staging-"
@@ -99,7 +100,7 @@ class Store:
                 pack.load(target)
                 return target
             except PackError as error:
-                log.warning("%s: replaced, as it was damaged: %s", target, error)
+                log.warning("%s: replaced, as it was damaged: %s", target, error, extra=as_kind(LogKind.PACK_REPLACED))
                 target.rename(self.folder / f"{STAGING}{secrets.token_hex(4)}")
         copy = self.folder / f"{STAGING}{secrets.token_hex(4)}"
         copy.mkdir()
@@ -159,7 +160,12 @@ class Store:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            log.error("%s: cannot be read (%s): the line starts with the pack of `pack:`", self._memory, error)
+            log.error(
+                "%s: cannot be read (%s): the line starts with the pack of `pack:`",
+                self._memory,
+                error,
+                extra=as_kind(LogKind.PACK_NOT_AS_BEFORE, reason=error),
+            )
             return None
 
     def remember(self, memory: Memory) -> None:

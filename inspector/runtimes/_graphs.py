@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from inspector.errors import EngineError
+from inspector.logbook import LogKind, as_kind
 from inspector.runtimes._device import Queue
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,12 @@ class Graphs:
         try:
             self._known[call] = recorder.record(queue, work)
         except RecordingError as error:
-            log.warning("network %s runs without CUDA graphs: %s", self._network, error)
+            log.warning(
+                "network %s runs without CUDA graphs: %s",
+                self._network,
+                error,
+                extra=as_kind(LogKind.NO_GRAPHS, network=self._network),
+            )
             self._recorder = None
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -247,3 +248,86 @@ def test_status_tells_of_each_release(tmp_path: Path, capsys: pytest.CaptureFixt
     said = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in said[:2]] == ["previous", "current"]
     assert said[-1].endswith("line.yaml: still the example")
+
+
+# ---------------------------------------------------------------- with a service that runs
+
+
+class Running(installer.Site):  # type: ignore[misc, name-defined]
+    """A service that becomes ready with any release that is not among `broken`."""
+
+    broken: frozenset[str] = frozenset()
+    running = True
+
+    def shown(self) -> dict[str, str]:
+        return {"ActiveState": "active" if self.current and self.current.name not in self.broken else "failed"}
+
+    def restart(self, release: object, patience_s: float) -> None:
+        assert (self.places.units / "inspector.service").is_file()
+        if self.current.name in self.broken:
+            raise installer.Refused(f"the service is not ready with {self.current.name}: it died")
+        installer.write(self.current.path / installer.PROVEN, "")
+
+
+def test_a_release_that_does_not_become_ready_is_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    act(tmp_path, "install")
+    monkeypatch.setattr(installer, "Site", Running)
+    first = current(tmp_path).name
+    monkeypatch.setattr(Running, "broken", frozenset({"0.1.0+20260101T000001Z"}))
+    with pytest.raises(installer.Refused, match=f"back to {re.escape(first)}, as .*000001Z did not become ready"):
+        act(tmp_path, "upgrade")
+    assert current(tmp_path).name == first
+    assert not (tmp_path / "opt/inspector/releases/0.1.0+20260101T000001Z" / installer.PROVEN).exists()
+    act(tmp_path, "upgrade")
+    assert current(tmp_path).name == "0.1.0+20260101T000002Z"
+    act(tmp_path, "rollback")
+    assert current(tmp_path).name == first
+    sound(tmp_path)
+
+
+def test_an_upgrade_that_was_killed_before_it_was_ready_does_not_become_the_one_to_go_back_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act(tmp_path, "install")
+    first = current(tmp_path).name
+    monkeypatch.setattr(installer, "Site", Running)
+    toy = Toy()
+    site = Running(installer.Places(tmp_path), toy)
+    given = {"wheel": None, "find_links": None, "extras": None, "python": "python3"}
+    site.prove()
+    release = site.build(argparse.Namespace(**given), [])
+    site.switch(release, running=True)  # and then a kill
+    monkeypatch.setattr(Running, "broken", frozenset({release.name, "0.1.0+20260101T000002Z"}))
+    with pytest.raises(installer.Refused, match="rolled back to"):
+        act(tmp_path, "upgrade")
+    assert current(tmp_path).name == first
+
+
+@pytest.mark.parametrize(
+    ("states", "why"),
+    [
+        ([{"ActiveState": "failed", "Result": "exit-code", "StatusText": "no such pack"}], "no such pack"),
+        ([{"ActiveState": "activating", "NRestarts": str(n), "StatusText": "dies"} for n in range(9)], "dies"),
+        ([{"ActiveState": "activating", "StatusText": "camera top1: no frame yet"}] * 9, "no frame yet"),
+        ([{"ActiveState": "active", "MainPID": "1"}] * 9, "is not ready with"),  # still the one before
+    ],
+)
+def test_why_a_service_is_not_ready_is_said_in_its_words(
+    states: list[dict[str, str]], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr(installer.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(installer.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(installer.shutil, "which", lambda name: None)
+    site = installer.Site(installer.Places(tmp_path), Toy())
+    told = iter(states)
+    monkeypatch.setattr(site, "shown", lambda: next(told))
+    with pytest.raises(installer.Refused, match=why):
+        site._ready(installer.Release(tmp_path / "r"), 5)
+
+
+def test_a_service_that_runs_from_the_new_release_is_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = installer.Site(installer.Places(tmp_path), Toy())
+    monkeypatch.setattr(site, "shown", lambda: {"ActiveState": "active", "MainPID": str(os.getpid())})
+    python = Path("/proc/self/cmdline").read_bytes().split(b"\0")[0].decode()
+    site._ready(installer.Release(Path(python).parents[1]), 5)

@@ -5,8 +5,8 @@ One machine is booted and one release installed for everything here; the figures
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +21,7 @@ import yaml
 
 from inspector.events import Gap
 from inspector.journal import Audit, RunState
+from tests import gige
 from tests.line.daemon import journalled, proven
 from tests.line.lines import config, filmed
 from tests.system.machine import ROOT, CannotBoot, Machine, why_not
@@ -32,9 +33,11 @@ LINE = "/etc/inspector/line.yaml"
 JOURNAL = "/var/lib/inspector/line1.db"
 MONITOR = "http://127.0.0.1:9464"
 WATCHDOG_S = 6
+STOPPED = "stopped"
+"""Not a stage: the whole process stands still, as one in which a library holds Python's lock does."""
 STAGES = (
     "capture", "preprocess", "cascade", "grading", "publish", "sink-zeromq", "sink-jsonl",
-    "monitor", "history", "control", "recording", "watchman",
+    "monitor", "history", "control", "recording", "watchman", STOPPED,
 )  # fmt: skip
 SOME = ("capture", "grading", "sink-jsonl", "control")
 """One of each sort; every thread shows life in one of two places (worker.py), and a unit test knows them all."""
@@ -77,6 +80,7 @@ def test_a_release_from_its_installation_to_its_removal(machine: Machine, pack: 
         rolls_back(machine)
         stops(machine, tmp_path)
         assert_nothing_was_lost(machine, tmp_path)
+    sees_a_gige_camera(machine)
     refuses_an_altered_engine(machine)
     refuses_a_port_in_use(machine)
     is_removed(machine)
@@ -129,12 +133,10 @@ def is_killed(machine: Machine) -> None:
 
 def reloads(machine: Machine) -> None:
     """The YAML is the same: nothing happens, and the line goes on."""
-    if importlib.util.find_spec("inspector.reloading") is None:
-        return  # SIGHUP drains until there is something to read again
     before = machine.shown()["MainPID"]
     machine.run("systemctl", "reload", "inspector")
-    shown = machine.until(lambda: _running(machine), "its reload")
-    assert shown["MainPID"] == before
+    machine.until(lambda: "reload: the pack is the same" in machine.log(), "its reload")
+    assert machine.until(lambda: _running(machine), "the end of its reload")["MainPID"] == before
 
 
 def stages_hang(stages: Sequence[str], machine: Machine, pack: Path, folder: Path) -> None:
@@ -143,6 +145,9 @@ def stages_hang(stages: Sequence[str], machine: Machine, pack: Path, folder: Pat
     machine.run("systemctl", "start", *units.values())
     for stage in units:
         machine.path(f"/run/hang-{stage}/hang").touch()
+    if STOPPED in units:
+        machine.run("systemctl", "kill", "--signal=STOP", units[STOPPED])
+        machine.path(f"/run/hang-{STOPPED}/hung").write_text(f"{time.monotonic()}")
     for stage, unit in units.items():
         hung_at = machine.path(f"/run/hang-{stage}/hung")
         machine.until(hung_at.exists, f"the hang of {stage}", unit)
@@ -153,6 +158,8 @@ def stages_hang(stages: Sequence[str], machine: Machine, pack: Path, folder: Pat
         print(f"hang of {stage}: restarted after {again:.2f} s (WatchdogSec {WATCHDOG_S}), ready after {ready:.2f} s")
         said = machine.log(unit)
         assert "Watchdog timeout" in said, said
+        if stage == STOPPED:
+            continue
         told = _entries(machine, unit, "INSPECTOR_KIND=stage_hangs")
         assert [entry["INSPECTOR_STAGE"].partition("-")[0] for entry in told] == [stage.partition("-")[0]], said
         assert "in beat_or_hang" in told[0]["INSPECTOR_TRACE"]
@@ -187,6 +194,32 @@ def stops(machine: Machine, folder: Path) -> None:
     assert (shown["ActiveState"], shown["Result"], shown["ExecMainStatus"]) == ("inactive", "success", "0")
     found = _told(machine.journal(JOURNAL, folder), lost=False)
     assert found.runs[-1].state is RunState.CLOSED
+
+
+def sees_a_gige_camera(machine: Machine) -> None:
+    """By a raw socket, with callbacks from C, and no right beyond what the drop-in gives."""
+    if gige.missing() is not None:
+        return
+    dropin = "/opt/inspector/current/deploy/inspector.service.d/gige.conf"
+    place = "/etc/systemd/system/inspector.service.d/10-gige.conf"
+    machine.run("install", "-D", "-m", "644", dropin, place)
+    machine.run("systemctl", "daemon-reload")
+    line = machine.path(LINE)
+    text = line.read_text()
+    camera = text[text.index("    kind: synthetic") : text.index("    # ---- to here")]
+    line.write_text(text.replace(camera, "    kind: gige\n    options: {address: 127.0.0.1, packet_size: 9000}\n"))
+    with machine.start(gige.PROGRAM, "-i", "127.0.0.1", "-s", "GV01", stdout=subprocess.DEVNULL) as fake:
+        try:
+            machine.run("systemctl", "start", "inspector")
+            held = machine.path(f"/proc/{machine.shown()['MainPID']}/status").read_text()
+            assert re.findall("^Cap(?:Eff|Bnd):\t(.*)$", held, re.MULTILINE) == ["0000000000002000"] * 2  # CAP_NET_RAW
+            assert "by packet socket" in machine.log()
+            with machine.python(ROOT / "tests/system/inspected.py", MONITOR, stdout=subprocess.PIPE) as process:
+                assert float(process.communicate(timeout=60)[0]) > 0
+            machine.run("systemctl", "stop", "inspector")
+        finally:
+            fake.kill()
+    line.write_text(text)
 
 
 def refuses_an_altered_engine(machine: Machine) -> None:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-LEFT_OUT = re.compile(r"^/\.\.|\.pyc$|/(INSTALLER|REQUESTED)$|/tests/|^/onnxruntime/(transformers|tools|quantization)/")
+LEFT_OUT = re.compile(
+    r"^/\.\.|\.pyc$|/(INSTALLER|REQUESTED)$|/tests/|^/onnxruntime/(transformers|tools|quantization)/"
+    r"|^/numpy/(distutils|f2py)/|^/pygments/lexers/[a-z]"
+)
 """What pip makes itself, programs beside the packages, and thousands of files that the daemon never imports."""
 
 

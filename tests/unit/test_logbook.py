@@ -7,6 +7,8 @@ import logging
 import os
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def calls() -> Iterator[tuple[str, ast.Call]]:
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="log" | "logging" | "logger"), attr=name)):
-                    if name in ("warning", "warn", "error", "exception", "critical"):
+                    if name in ("warning", "warn", "error", "exception", "critical", "log"):
                         yield f"{file.relative_to(PACKAGE)}:{node.lineno}", node
 
 
@@ -216,3 +218,15 @@ def test_the_journal_is_asked_only_where_standard_error_goes_to_it(
     finally:
         os.close(file)
     assert not listens(here, file)
+
+
+# ---------------------------------------------------------------- and nobody else hears of it
+
+
+def test_what_runs_here_is_reported_to_nobody(tmp_path: Path) -> None:
+    """ONNX Runtime gives the machine a number and keeps what it will send in a file, unless it is told before."""
+    code = "import build_engines.export, inspector.runtimes.onnx"
+    kept = {name: value for name, value in os.environ.items() if name not in ("ORT_DISABLE_TELEMETRY", "CI")}
+    environment = {**kept, "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(PACKAGE.parent)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    assert list(tmp_path.rglob("*onnxruntime*")) == []

@@ -554,7 +554,7 @@ def test_no_thread_of_a_line_is_unwatched(engines: Path, tmp_path: Path, ipc: st
         threads = {thread.name for thread in set(threading.enumerate()) - before}
         crew = line.crew
         watched = {worker.name for worker in (*crew.workers, *crew.servers)}
-        assert threads == watched
+        assert threads == watched | {"packs"}  # which loads engines for as long as that takes
         assert threads >= {"capture-top", "cascade-1", "publish", "monitor", "history", "control", "recording"}
         beats = {worker.name: worker.beat_ns for worker in (*crew.workers, *crew.servers)}
         end = time.monotonic() + PATIENCE_S
