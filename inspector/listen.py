@@ -32,6 +32,9 @@ TICK_MS = 100
 QUEUE = 10_000
 """Events that wait for a slow terminal before the daemon's side fills up."""
 
+LAST_VALUES = ("state/", "coil/")
+"""Topics whose last values are sent again to those who join late."""
+
 
 def listen(
     address: str,
@@ -197,10 +200,13 @@ class Continuity:
 
 
 def _reach(epoch: _Epoch, topic: str, sequence: int) -> list[str]:
-    """All of a topic up to `sequence` should have come by now."""
+    """All of a topic up to `sequence` should have come by now.
+
+    Not so the last values that a sink keeps for those who join: until the first heartbeat holes lie between them.
+    """
     last = epoch.last.get(topic, 0 if epoch.whole else sequence)
     epoch.last[topic] = max(last, sequence)
-    if sequence <= last:
+    if sequence <= last or (not epoch.whole and topic.startswith(LAST_VALUES)):
         return []
     return [f"LOST {sequence - last} event(s) of {topic}, sequence {last + 1} to {sequence}; the journal has them"]
 

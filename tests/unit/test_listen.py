@@ -282,6 +282,16 @@ def test_who_joins_late_misses_nothing_of_before() -> None:
     assert holes([event(DEFECTS, 40), event(DEFECTS, 41), beat(9, {DEFECTS: 41, GAPS: 7, BEATS: 8})]) == []
 
 
+def test_the_last_states_that_a_late_joiner_is_given_are_no_holes() -> None:
+    """Of several parts of the line: what changed meanwhile is no longer so, and was not missed."""
+    assert (
+        holes([event(STATES, 1), event(STATES, 9), event(STATES, 12), beat(30, {STATES: 12}), event(STATES, 13)]) == []
+    )
+    assert holes([event(STATES, 1), beat(30, {STATES: 12}), event(STATES, 14)]) == [
+        f"LOST 1 event(s) of {STATES}, sequence 13 to 13; the journal has them"
+    ]
+
+
 def test_after_the_first_heartbeat_a_new_topic_starts_at_1() -> None:
     assert holes([beat(9, {DEFECTS: 3}), event(GAPS, 1)]) == []
     assert holes([beat(9, {DEFECTS: 3}), event(GAPS, 3)]) == [
