@@ -36,8 +36,12 @@ class Spec:
     flat_field: str | None = None
     line_rate_hz: float | None = None
     """None: as fast as the line takes frames; else by the clock."""
+    runtime: dict[str, Any] | None = None
+    """The YAML's `runtime:`; None: ONNX Runtime with so many workers."""
     overload: bool = False
     """Whether it may leave out work when it is behind; else every frame that is inspected costs all its networks."""
+    packs: dict[str, Any] | None = None
+    """The YAML's section of that name."""
 
     def strip(self, index: int) -> synthetic.Options:
         """Options of camera number `index`."""
@@ -72,11 +76,12 @@ class Spec:
             "pack": self.pack,
             "cameras": cameras,
             "batch": {"size": self.batch},
-            "runtime": {"options": {"workers": self.workers}},
+            "runtime": self.runtime or {"options": {"workers": self.workers}},
             "journal": {"path": str(folder / "journal.db"), "synchronous": True},
             "sinks": [{"kind": "zeromq", "options": {"address": f"ipc://{folder}/events"}}],
             "monitor": {"port": 0},
             "overload": {} if self.overload else None,
+            "packs": self.packs or {},
         }
         return convert(raw, Config)
 

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,14 @@ def books(line: Line) -> dict[str, Any]:
     return {"issued": sum(b.issued for b in totals), "inspected": sum(b.inspected for b in totals), "lost": dict(lost)}
 
 
-def soak(spec: Spec, folder: Path, seconds: float, rate: float) -> list[dict[str, float]]:
-    """Resident memory each minute of a daemon that runs alone."""
+def soak(
+    spec: Spec,
+    folder: Path,
+    seconds: float,
+    rate: float,
+    look: Callable[[Line], dict[str, float]] = lambda line: {},
+) -> list[dict[str, float]]:
+    """Resident memory each minute of a daemon that runs alone, and what `look` sees then."""
     spec = replace(spec, line_rate_hz=rate / spec.cameras * spec.height)
     rows = []
     with running(spec, folder) as (line, subscriber):
@@ -82,7 +89,7 @@ def soak(spec: Spec, folder: Path, seconds: float, rate: float) -> list[dict[str
             time.sleep(min(60.0, seconds - passed))
             subscriber.ages_s()
             minute = (time.monotonic() - start) / 60
-            rows.append({"minute": minute, **memory_mb(), "inspected": books(line)["inspected"]})
+            rows.append({"minute": minute, **memory_mb(), **look(line), "inspected": books(line)["inspected"]})
             now, peak, frames = (rows[-1][key] for key in ("now", "peak", "inspected"))
             print(f"minute {minute:5.1f}: {now:.1f} MB (peak {peak:.1f}), {frames:.0f} frames inspected", flush=True)
     return rows

@@ -1,6 +1,6 @@
 """From own frames to a pack, and from a pack to GPU plans:
 
-python -m build_engines train|crossvalidate|measure|evaluate|export|reference|quantize|synthesize|build
+python -m build_engines train|crossvalidate|measure|evaluate|export|reference|quantize|synthesize|unfold|build|compare
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from rich.console import Console
+from rich.progress import track
 
 from build_engines.arguments import parser
 from inspector.errors import ConfigError, InspectorError
@@ -37,6 +39,8 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         scale=arguments.scale,
         gate_scale=arguments.gate_scale,
         tile=(arguments.height, arguments.width),
+        crop=(arguments.crop_height, arguments.crop_width),
+        pace=arguments.rate,
         seed=arguments.seed,
         threads=arguments.threads,
         workers=arguments.workers,
@@ -62,9 +66,11 @@ def train(arguments: argparse.Namespace) -> None:
 
     settings = _settings(arguments, parent=arguments.parent, folds=arguments.folds, fold=arguments.fold)
     known = network_names(class_numbers(read(arguments.data)))
-    if arguments.network not in ("all", *known):
-        raise ConfigError(f"--network {arguments.network}: unknown. Choose all, {', '.join(known)}")
-    train_all(settings, arguments.steps, arguments.batch, known if arguments.network == "all" else [arguments.network])
+    chosen = known if arguments.network == "all" else arguments.network.split(",")
+    for name in chosen:
+        if name not in known:
+            raise ConfigError(f"--network {name}: unknown. Choose all, or some of {','.join(known)}")
+    train_all(settings, arguments.steps, arguments.batch, chosen)
 
 
 def crossvalidate(arguments: argparse.Namespace) -> None:
@@ -98,6 +104,8 @@ def export(arguments: argparse.Namespace) -> None:
         names=datasets.read_names(arguments.names),
         validation=tuple(arguments.validation),
         test=tuple(arguments.test),
+        twins=not arguments.without_twins,
+        sibling=arguments.sibling,
         note=arguments.note,
     )
     _show(packing.make(order))
@@ -173,11 +181,42 @@ def build(arguments: argparse.Namespace) -> None:
             out.print(row, markup=False, highlight=False)
 
 
+def unfold(arguments: argparse.Namespace) -> None:
+    from build_engines import datasets, splits
+    from build_engines import unfold as unfolding
+    from inspector.pack import load
+
+    parts = splits.load(arguments.split) if arguments.split else {}
+    unfolding.unfold(load(arguments.pack), datasets.read(arguments.data), parts, arguments.out)
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    from build_engines import compare as comparing
+    from build_engines import datasets
+    from build_engines.candidates import candidate_of
+    from inspector.pack import load
+    from inspector.runtimes import onnx
+
+    pack = load(arguments.pack)
+    tolerance = comparing.Tolerance(arguments.score, arguments.mask, arguments.changed)
+    samples = comparing.spread(datasets.read(arguments.data), arguments.frames)
+    out = Console(stderr=True)
+    with candidate_of(arguments, pack) as candidate:
+        seen = track(samples, "comparing", transient=True, console=out)
+        found = comparing.compare(pack, seen, partial(onnx.open, onnx.Options(workers=1)), candidate, tolerance)
+    sys.stdout.write("\n".join(comparing.rows(found)) + "\n")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(comparing.plain(found), indent=2) + "\n")
+    for fault in found.faults:
+        out.print(f"beyond the tolerance: {fault}", style="red", markup=False, highlight=False)
+    return int(bool(found.faults))
+
+
 def _show(figures: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(figures, indent=2) + "\n")
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": train,
     "crossvalidate": crossvalidate,
     "measure": measure,
@@ -187,7 +226,10 @@ COMMANDS = {
     "quantize": quantize,
     "synthesize": synthesize,
     "build": build,
+    "unfold": unfold,
+    "compare": compare,
 }
+"""Each returns its exit code, or None for 0."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -195,14 +237,13 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser(str(__doc__).partition("\n")[0]).parse_args(words)
     errors = Console(stderr=True)
     try:
-        COMMANDS[arguments.command](arguments)
+        return COMMANDS[arguments.command](arguments) or 0
     except ImportError as error:
         errors.print(NEEDS.format(error=error), style="red", markup=False)
         return EXIT_CONFIG
     except InspectorError as error:
         errors.print(str(error), style="red", markup=False)
         return EXIT_CONFIG if isinstance(error, ConfigError) else 1
-    return 0
 
 
 if __name__ == "__main__":

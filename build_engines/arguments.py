@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from build_engines.defaults import PARTS, SCALE
+from build_engines.defaults import CROP_WIDTH, PARTS, SCALE
 
 
 def parser(about: str) -> argparse.ArgumentParser:
@@ -22,14 +22,16 @@ def parser(about: str) -> argparse.ArgumentParser:
     _add_quantize(commands)
     _add_synthesize(commands)
     _add_build(commands)
+    _add_unfold(commands)
+    _add_compare(commands)
     return top
 
 
 def _add_train(commands: Any) -> None:
     command = commands.add_parser("train", help="train one network or all; goes on where a killed training was")
     _add_training(command)
-    command.add_argument("--parent", type=Path, help="a finished run to go on from, with its split")
-    command.add_argument("--network", default="all", help="all, teacher, gate, types or segment_<class number>")
+    command.add_argument("--parent", type=Path, help="a finished run to go on from, with its split or --shares")
+    command.add_argument("--network", default="all", help="all, or some of teacher,gate,types,segment_<class number>")
     command.add_argument("--folds", type=int, default=0, help="cross-validation: so many folds by look-alike group")
     command.add_argument("--fold", type=int, default=1, help="the fold that is kept for the test, 1..folds")
 
@@ -69,8 +71,8 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--shares",
         type=_shares,
-        default=tuple(PARTS.items()),
-        help="train,validation,test shares of the labelled frames, such as 0.8,0.2,0",
+        help="train,validation,test shares of the labelled frames, such as 0.8,0.2,0; else those of --parent, or "
+        + ",".join(map(str, PARTS.values())),
     )
     command.add_argument("--steps", type=int, default=2400, help="steps of the teacher; the others take their share")
     command.add_argument("--batch", type=int, default=0, help="of the teacher; the others take their share")
@@ -82,7 +84,14 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--width", type=_side, default=1600, help="tile across the strip, px, a multiple of 16 x scale"
     )
+    command.add_argument(
+        "--crop-height", type=_side, default=0, help="of what teacher and segmenters learn from, px; else the tile's"
+    )
+    command.add_argument("--crop-width", type=_side, default=0, help=f"likewise; else {CROP_WIDTH} px")
     command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
+    command.add_argument(
+        "--rate", type=float, default=1.0, help="times the usual learning rates; less to go on from a good --parent"
+    )
     command.add_argument("--seed", type=int, default=1)
     command.add_argument("--threads", type=int, default=2, help="CPU threads")
     command.add_argument("--workers", type=int, default=0, help="processes that prepare batches; 0: a thread")
@@ -125,7 +134,16 @@ def _add_export(commands: Any) -> None:
     command.add_argument("--pack", type=Path, required=True, help="folder to write, such as engines/severstal")
     command.add_argument("--version", default="1.0.0")
     command.add_argument("--names", type=Path, help="YAML with class number: name, over those of the training")
+    command.add_argument(
+        "--without-twins", action="store_true", help="no float16 files for GPUs: half the size; `build` makes its own"
+    )
     command.add_argument("--note", default="", help="Markdown for the end of the model card")
+    command.add_argument(
+        "--sibling",
+        type=Path,
+        help="a finished run of the same recipe that kept frames back, where --run learnt from all: thresholds are "
+        "chosen and figures measured by its networks",
+    )
     command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to choose on")
     command.add_argument("--test", type=Path, action="append", default=[], help="one more folder to measure on")
 
@@ -151,6 +169,14 @@ def _add_quantize(commands: Any) -> None:
     )
 
 
+def _add_unfold(commands: Any) -> None:
+    command = commands.add_parser("unfold", help="make a run out of a pack, to go on from: `train --parent`")
+    command.add_argument("--pack", type=Path, required=True)
+    command.add_argument("--data", type=Path, required=True, help="frames for the statistics of the batch norms")
+    command.add_argument("--split", type=Path, help="split.json of the pack's run, if it learnt from --data")
+    command.add_argument("--out", type=Path, required=True, help="run folder to write")
+
+
 def _add_synthesize(commands: Any) -> None:
     command = commands.add_parser("synthesize", help="write frames of the synthetic strip as a data folder")
     command.add_argument("--out", type=Path, required=True)
@@ -165,6 +191,10 @@ def _add_build(commands: Any) -> None:
     command.add_argument("--cache", type=Path, help="folder of the plans (default: the user's, or the unit's, cache)")
     command.add_argument("--library", choices=("tensorrt", "rtx"), help="default: TensorRT, else TensorRT-RTX")
     command.add_argument("--ahead-of-time", action="store_true", help="without a GPU, for any: TensorRT-RTX only")
+    _add_plan(command)
+
+
+def _add_plan(command: Any) -> None:
     command.add_argument("--precision", choices=("fp16", "fp32"), default="fp16")
     command.add_argument(
         "--batch",
@@ -174,3 +204,28 @@ def _add_build(commands: Any) -> None:
         metavar=("FEWEST", "TYPICAL", "MOST"),
         help="tiles in a batch; plans are tuned for the typical one (default: 1 8 16)",
     )
+
+
+def _add_compare(commands: Any) -> None:
+    command = commands.add_parser(
+        "compare", help="plans against ONNX Runtime on the same frames; exits with 1 beyond the tolerance"
+    )
+    command.add_argument("--pack", type=Path, required=True)
+    command.add_argument("--data", type=Path, required=True, help="folder with images/; truth is not needed")
+    command.add_argument("--frames", type=int, help="so many of them, spread over the folder; default: all")
+    against = command.add_mutually_exclusive_group()
+    against.add_argument(
+        "--twins", action="store_true", help="not plans, but the graphs they are built from, on the CPU: no GPU needed"
+    )
+    against.add_argument("--candidate", type=Path, help="not plans, but another pack on the CPU, as of quantize")
+    command.add_argument("--cache", type=Path, help="folder of the plans (default: the user's, or the unit's, cache)")
+    command.add_argument("--library", choices=("tensorrt", "rtx"), default="tensorrt")
+    _add_plan(command)
+    command.add_argument("--score", type=float, default=0.02, help="largest difference allowed of a score, 0..1")
+    command.add_argument(
+        "--mask", type=float, default=1.0, help="mean difference allowed of a segmenter, in 255ths, where it says any"
+    )
+    command.add_argument(
+        "--changed", type=float, default=0.001, help="share of the frames allowed with another decision or event"
+    )
+    command.add_argument("--json", type=Path, help="write the figures there too")

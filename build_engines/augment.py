@@ -18,6 +18,9 @@ from build_engines.synthesize import CERTAIN, Donor, Shape, lattice, paint, pain
 
 ERASED_RIM_PX = 9
 
+OVERHUNG = 0.3
+"""Share of the crops that may reach beyond a picture that is smaller than the tile."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -59,6 +62,8 @@ class Varier:
     classes: Sequence[int]
     height: int
     width: int
+    tile: tuple[int, int] = (0, 0)
+    """What the networks will be given, px: where it reaches beyond the picture, so do crops now and then."""
     factor: int = 4
     """Camera pixels along a side of a pixel of the truth."""
     shapes: dict[int, list[Shape]] = field(default_factory=dict)
@@ -92,8 +97,11 @@ class Varier:
             tall, wide = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 2))
         height, width = max(16, round(self.height / tall)), max(16, round(self.width / wide))
         row, column = self._aim(frame, truth, rng)
-        top = _from(row - int(rng.integers(0, height)), frame.shape[0] - height, rng)
-        left = _from(column - int(rng.integers(0, width)), frame.shape[1] - width, rng)
+        beyond = [max(0, tile - side) for tile, side in zip(self.tile, frame.shape, strict=True)]
+        if rng.random() >= OVERHUNG:
+            beyond = [0, 0]
+        top = _from(row - int(rng.integers(0, height)), frame.shape[0] - height, beyond[0], rng)
+        left = _from(column - int(rng.integers(0, width)), frame.shape[1] - width, beyond[1], rng)
         box, size = _Box(top, left, height, width), (self.width, self.height)
         return _resized(box.cut(frame), size), np.stack([_resized(box.cut(mask), size, True) for mask in truth])
 
@@ -149,11 +157,12 @@ class _Box:
         return whole
 
 
-def _from(wish: int, room: int, rng: np.random.Generator) -> int:
-    """Where a crop begins: inside the picture; where the picture is smaller, so that all of it is in the crop."""
+def _from(wish: int, room: int, beyond: int, rng: np.random.Generator) -> int:
+    """Where a crop begins: inside the picture, or `beyond` so many px behind its end at most; where the picture is
+    smaller, so that all of it is in the crop."""
     if room < 0:
         return int(rng.integers(room, 1)) if rng.random() < 0.5 else 0
-    return int(np.clip(wish, 0, room))
+    return int(np.clip(wish, 0, room + beyond))
 
 
 def _resized(plane: NDArray[np.uint8], size: tuple[int, int], mask: bool = False) -> NDArray[np.uint8]:

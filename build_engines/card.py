@@ -26,7 +26,9 @@ ABOUT = """\
 EfficientNet-Lite0 encoders (ReLU6, batch norms folded, ImageNet weights to start from, Apache-2.0), grey, at 1/{scale}
 of the camera's resolution (the gate at 1/{gate_scale}). The gate has a narrower encoder; gate and types pool a coarse
 map of defect scores; each segmenter has a light feature-pyramid decoder at 1/{pixel} of the camera's resolution, scaled
-up inside the graph.
+up inside the graph."""
+
+TWINS = """\
 Each network has a twin in float16 (`<network>.fp16.onnx`) for GPUs that take their precision from the graph."""
 
 DATA = """\
@@ -35,6 +37,12 @@ part is enriched by defects transplanted between its frames and by other lamps, 
 below say so, by defects painted at the places and in the sizes of real masks of other frames (`--shapes`), by frames
 of the synthetic strip (`--extra`), and by unlabelled frames that an ensemble of teachers labelled (`--distill`). No
 test frame was seen in training or in the choice of a threshold. No picture is part of this repository."""
+
+SIBLING = """\
+The networks of this pack learnt from all labelled real frames, so nothing can be measured on those. A sibling, trained
+by the same recipe with the parts below, was measured in their place: its test part was seen neither in its training nor
+in the choice of the thresholds that its figures are at. The pack's own thresholds are chosen by what the sibling says
+of all frames that it kept back, validation and test."""
 
 FEW = 100
 TINY = """\
@@ -72,6 +80,8 @@ class Facts:
     gate_scale: int = SCALE
     note: str = ""
     """Anything more about this pack, Markdown."""
+    sibling: dict[str, str] | None = None
+    """Parts of the sibling, where the pack's networks learnt from all frames."""
 
 
 def costs(pack: Pack) -> dict[str, float]:
@@ -113,6 +123,7 @@ def _head(facts: Facts) -> str:
             f"# Pack `{facts.manifest.name}` {facts.manifest.version}",
             "",
             ABOUT.format(scale=facts.scale, gate_scale=facts.gate_scale, pixel=PIXEL_STRIDE * facts.scale),
+            *([TWINS] if facts.manifest.gate.gpu else []),
             f"Input: raw grey uint8 [batch, 1, {facts.manifest.tile.height}, {facts.manifest.tile.width}].",
             "",
             "Classes: " + ", ".join(f"{entry.number} {entry.name}" for entry in facts.manifest.classes) + ".",
@@ -125,23 +136,24 @@ def _head(facts: Facts) -> str:
 
 
 def _data(facts: Facts) -> str:
+    lines = ["## Trained and measured on", "", *_parts(facts, facts.parts), "", DATA]
+    if facts.sibling is not None:
+        lines += ["", SIBLING, "", *_parts(facts, facts.sibling)]
+    return "\n".join(lines)
+
+
+def _parts(facts: Facts, parts: dict[str, str]) -> list[str]:
     lines = [
-        "## Trained and measured on",
-        "",
         "| part | frames | clean | " + " | ".join(f"class {entry.number}" for entry in facts.manifest.classes) + " |",
         "|---|" + "---|" * (2 + len(facts.manifest.classes)),
     ]
     for part in ("train", "validation", "test"):
-        chosen = [sample for sample in facts.samples if sample.labelled and facts.parts.get(sample.name) == part]
+        chosen = [sample for sample in facts.samples if sample.labelled and parts.get(sample.name) == part]
         counts = Counter(number for sample in chosen for number in sample.classes)
         cells = [len(chosen), sum(not sample.classes for sample in chosen)]
         cells += [counts[entry.number] for entry in facts.manifest.classes]
         lines.append(f"| {part} | " + " | ".join(map(str, cells)) + " |")
-    lines += [
-        "",
-        DATA,
-    ]
-    return "\n".join(lines)
+    return lines
 
 
 def _figures(facts: Facts) -> str:
@@ -204,12 +216,13 @@ def _rules(facts: Facts) -> str:
         f"{part.threshold} | {part.minimum_area_px} |"
         for part in facts.manifest.segmenters
     ]
+    kept = "the validation part" if facts.sibling is None else "what the sibling kept back"
     rule = (thresholds.__doc__ or "").split("\n\n", 1)[1].strip()
     return "\n".join(
         [
             "## Thresholds",
             "",
-            "Chosen on the validation part, and on synthetic strip of other seeds where the commands below name it:",
+            f"Chosen on {kept}, and on synthetic strip of other seeds where the commands below name it:",
             "",
             rule,
             "",

@@ -177,16 +177,19 @@ def half_twin(file: Path, tile: TileSize) -> Path:
     return twin
 
 
-def export_all(networks: Mapping[str, Deployed], tile: TileSize, folder: Path) -> dict[str, dict[str, Any]]:
-    """Export every network to `folder`/<name>.onnx with its twin; name -> what the manifest says of the files."""
+def export_all(
+    networks: Mapping[str, Deployed], tile: TileSize, folder: Path, twins: bool = True
+) -> dict[str, dict[str, Any]]:
+    """Export every network to `folder`/<name>.onnx, with its twin; name -> what the manifest says of the files."""
     folder.mkdir(parents=True, exist_ok=True)
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for name, deployed in networks.items():
         file = folder / f"{name}.onnx"
         export_network(deployed, tile, file)
-        twin = half_twin(file, tile)
-        gpu = Twin(file=twin.name, sha256=digest(twin))
-        files[name] = {"file": file.name, "sha256": digest(file), "gpu": gpu}
+        files[name] = {"file": file.name, "sha256": digest(file)}
+        if twins:
+            twin = half_twin(file, tile)
+            files[name]["gpu"] = Twin(file=twin.name, sha256=digest(twin))
     return files
 
 

@@ -30,12 +30,15 @@ def with_extent(file: Path, target: Path) -> Path:
     try:
         model = onnx.load(str(file))
     except Exception as error:  # protobuf's errors share no base class with onnx's own
-        raise PackError(f"{file}: no ONNX network: {error}. Export the pack again") from None
+        raise PackError(f"{file}: network {_named(file)} is no ONNX: {error}. Export the pack again") from None
     graph = model.graph
     output = next((entry for entry in graph.output if entry.name == PROBABILITY), None)
     if output is None or len(output.type.tensor_type.shape.dim) != 3:
         found = ", ".join(entry.name for entry in graph.output)
-        raise PackError(f"{file}: a segmenter gives `{PROBABILITY}` [batch, height, width], not {found}")
+        raise PackError(
+            f"{file}: network {_named(file)} must give `{PROBABILITY}` [batch, height, width], not {found}. "
+            "Export the pack again"
+        )
     nodes, source = _as_floats(graph)
     version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     for name, axis in (("extent_rows", 2), ("extent_columns", 1)):
@@ -63,3 +66,7 @@ def _highest(graph: onnx.GraphProto, source: str, name: str, axis: int, version:
         return [helper.make_node("ReduceMax", [source], [name], axes=[axis], keepdims=0)]
     graph.initializer.append(numpy_helper.from_array(np.array([axis], dtype=np.int64), f"{name}_axis"))
     return [helper.make_node("ReduceMax", [source, f"{name}_axis"], [name], keepdims=0)]
+
+
+def _named(file: Path) -> str:
+    return file.name.partition(".")[0]

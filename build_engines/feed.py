@@ -20,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from build_engines import datasets, losses, splits, synthesize
 from build_engines.augment import Varier
 from build_engines.datasets import Sample
+from build_engines.defaults import PARTS
+from build_engines.ensemble import refuse_leak
 from build_engines.losses import Raw
 from build_engines.networks import CELL_STRIDE, PIXEL_STRIDE
 from build_engines.runs import Facts, save_facts
@@ -66,8 +68,9 @@ class Feed:
     def __post_init__(self) -> None:
         self.buckets = {True: _buckets(self.real), False: _buckets(self.extra)}
         own = self.settings
+        factor = PIXEL_STRIDE * own.scale
         self.varier = replace(
-            self.varier, height=own.height, width=own.width, factor=PIXEL_STRIDE * own.scale, recipe=own.recipe
+            self.varier, height=own.height, width=own.width, tile=own.tile, factor=factor, recipe=own.recipe
         )
 
     def raw(self, step: int) -> Raw:
@@ -191,19 +194,30 @@ def _split(settings: Settings, samples: list[Sample]) -> dict[str, str]:
     file = settings.out / "split.json"
     if not file.is_file():
         datasets.check(samples)
-        if settings.parent:
+        if settings.parent and settings.shares is None:
             parts = splits.load(settings.parent / "split.json")
         elif settings.folds:
             parts = splits.fold(samples, settings.folds, settings.fold)
         else:
-            parts = splits.split(samples, shares=dict(settings.shares))
+            parts = splits.split(samples, shares=dict(settings.shares or PARTS.items()))
+            _refuse_seen(samples, parts, settings)
         splits.save(parts, file)
     return splits.load(file)
+
+
+def _refuse_seen(samples: Sequence[Sample], parts: Mapping[str, str], settings: Settings) -> None:
+    """What the parent has learnt from cannot be held back any more."""
+    if settings.parent is not None:
+        labelled = {sample.name for sample in samples if sample.labelled}
+        refuse_leak({name: part for name, part in parts.items() if name in labelled}, settings.parent)
 
 
 def _facts(settings: Settings, classes: list[int], names: dict[int, str]) -> Facts:
     height, width = settings.tile
     side = CELL_STRIDE * max(settings.scale, settings.gate_scale)
+    for name, value in zip(("--crop-height", "--crop-width"), settings.crop, strict=True):
+        if value % side:
+            raise ConfigError(f"{name} {value}: not a multiple of {side} px, which this --scale needs")
     if height % side or width % side:
         raise ConfigError(f"tile of {height} x {width} px: both must be multiples of {side} px at this --scale")
     named = {number: names.get(number, f"class {number}") for number in classes}

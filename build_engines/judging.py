@@ -81,8 +81,8 @@ class Memory:
         return [self._maps[class_number, index] for index in indices]
 
 
-class _Loaded(Memory):
-    """The same answers again: loading the same tiles forgets nothing."""
+class Loaded(Memory):
+    """The same answers again, of a memory that has loaded the batch: loading forgets nothing."""
 
     def __init__(self, memory: Memory) -> None:
         self.__dict__ = memory.__dict__
@@ -97,7 +97,7 @@ def judge(pack: Pack, samples: Iterable[Sample], groups: Iterable[int]) -> Itera
     with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
         memory = Memory(runtime.stream())
         cascade = Cascade(pack, memory, merge_px)
-        free = Cascade(msgspec.structs.replace(pack, manifest=without_areas(pack.manifest)), _Loaded(memory), merge_px)
+        free = Cascade(msgspec.structs.replace(pack, manifest=without_areas(pack.manifest)), Loaded(memory), merge_px)
         for number, (sample, group) in enumerate(zip(samples, groups, strict=True)):
             batch = batch_of(sample, number, pack.manifest)
             verdicts = [one.judge(batch).verdicts[0] for one in (cascade, free)]

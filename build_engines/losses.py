@@ -31,6 +31,11 @@ class Raw:
     def to(self, device: torch.device) -> Raw:
         return Raw(*(part.to(device, non_blocking=True) for part in (self.frames, self.pixels, self.known)))
 
+    def parts(self, count: int) -> list[Raw]:
+        """The same in `count` parts or fewer, in order."""
+        cut = (part.chunk(count) for part in (self.frames, self.pixels, self.known))
+        return [Raw(*own) for own in zip(*cut, strict=True)]
+
     def pin_memory(self) -> Raw:
         """Called by torch's loader."""
         return Raw(self.frames.pin_memory(), self.pixels.pin_memory(), self.known.pin_memory())

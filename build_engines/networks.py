@@ -51,8 +51,9 @@ LITE0 = (
 )
 TYPES_STAGES = LITE0[:5]
 SEGMENTER_STAGES = LITE0[:5]
-GATE_STAGES = (LITE0[0], Stage(1, 3, 2, 4, 24), Stage(2, 5, 2, 4, 40), LITE0[3])
-"""The gate sees every frame: fewer and narrower blocks where the picture is still large halve its cost."""
+GATE_STAGES = (LITE0[0], Stage(1, 3, 2, 4, 24), Stage(2, 5, 2, 4, 40), LITE0[3], Stage(1, 5, 1, 6, 112))
+"""The gate sees every frame: fewer and narrower blocks where the picture is still large halve its cost. The last stage,
+where the picture is small, costs a sixth of it."""
 
 DECODER_CHANNELS = (16, 32, 48)
 """Width of the decoder after each of the first three stages' resolutions, finest first."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +16,11 @@ from build_engines.export import Deployed, DeployedGate, DeployedSegmenter, Depl
 from build_engines.networks import Classifier, Segmenter
 from build_engines.runs import Facts, facts_of, scale_of, trained
 from inspector import pack as packs
-from inspector.pack import FORMAT, ClassName, Gate, Manifest, TileSize, Types
+from inspector.errors import ConfigError
+from inspector.pack import FORMAT, ClassName, Gate, Manifest, Pack, TileSize, Types
 from inspector.pack import Segmenter as SegmenterEntry
 
+HELD_OUT = "held-out real frames"
 STARTING_THRESHOLD, STARTING_FLOOR, STARTING_AREA_PX = 0.5, 0.1, 200
 
 
@@ -37,6 +39,11 @@ class Order:
     """More data folders to choose thresholds on."""
     test: tuple[Path, ...] = ()
     """More data folders to measure on, each reported by its folder's name."""
+    twins: bool = True
+    """With float16 twins for GPUs; where they are left out, `build` makes them."""
+    sibling: Path | None = None
+    """A finished run of the same recipe that kept frames back, for a run that learnt from all of them: its networks are
+    measured in place of the pack's own, and the thresholds are chosen by what they say of the frames it kept back."""
     note: str = ""
     """Goes to the end of the model card, Markdown."""
 
@@ -52,6 +59,15 @@ def deployed(run: Path, facts: Facts) -> dict[str, Deployed]:
         name = f"segment_{number}"
         found[name] = DeployedSegmenter(cast(Segmenter, trained(name, count, run)), facts.scale)
     return found
+
+
+def _export(order: Order, run: Path, folder: Path) -> None:
+    """A run's networks as a pack with plain thresholds, before they are chosen."""
+    facts = facts_of(run)
+    shutil.rmtree(folder, ignore_errors=True)
+    tile = TileSize(height=facts.height, width=facts.width)
+    files = export.export_all(deployed(run, facts), tile, folder, order.twins)
+    export.write_manifest(first_manifest(order, facts, files), folder)
 
 
 def first_manifest(order: Order, facts: Facts, files: dict[str, dict[str, Any]]) -> Manifest:
@@ -83,31 +99,60 @@ def first_manifest(order: Order, facts: Facts, files: dict[str, dict[str, Any]])
 
 
 def make(order: Order) -> dict[str, Any]:
-    """Make the pack; returns its figures, by test set."""
+    """Make the pack; returns its figures, by test set.
+
+    Raises:
+        ConfigError: the sibling's networks are others than the run's.
+    """
     facts, samples = facts_of(order.run), datasets.read(order.data)
-    parts = splits.load(order.run / "split.json")
     building = order.pack.with_name(f".{order.pack.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
-    tile = TileSize(height=facts.height, width=facts.width)
-    files = export.export_all(deployed(order.run, facts), tile, building)
-    export.write_manifest(first_manifest(order, facts, files), building)
-    validation = [_part(samples, parts, "validation"), *(datasets.read(folder) for folder in order.validation)]
-    export.write_manifest(thresholds.choose(packs.load(building), validation), building)
-    tests = {"held-out real frames": _part(samples, parts, "test")}
-    tests |= {folder.name: datasets.read(folder) for folder in order.test}
+    _export(order, order.run, building)
+    parts, tests = splits.load(order.run / "split.json"), {folder.name: folder for folder in order.test}
+    more, reports = [datasets.read(folder) for folder in order.validation], dict[str, Any]()
+    kept = _part(samples, parts, "validation")
+    if order.sibling is None:
+        export.write_manifest(thresholds.choose(packs.load(building), [kept, *more]), building)
+        reports = _reports(packs.load(building), {HELD_OUT: _part(samples, parts, "test")})
+    else:
+        chosen, reports = _by_sibling(order, order.sibling, samples, more)
+        export.write_manifest(thresholds.taken_over(packs.load(building).manifest, chosen), building)
     pack = packs.load(building)
-    reports = {name: evaluate.plain(evaluate.evaluate(pack, chosen)) for name, chosen in tests.items() if chosen}
+    reports |= _reports(pack, {name: datasets.read(folder) for name, folder in tests.items()})
     costs = card.costs(pack)
     manifest = with_figures(pack.manifest, reports, costs)
-    usual = validation[0] or [sample for more in validation[1:] for sample in more]
+    usual = kept or [sample for folder in more for sample in folder]
     if usual:
-        made_on = f"{order.data.resolve().name}, validation part" if validation[0] else "more validation folders"
+        made_on = f"{order.data.resolve().name}, validation part" if kept else "more validation folders"
         manifest = reference.added(manifest, reference.of(pack, usual, made_on))
     export.write_manifest(manifest, building)
+    siblings = splits.load(order.sibling / "split.json") if order.sibling else None
     scales = facts.scale, scale_of("gate", facts)
-    card.write(building / "MODEL_CARD.md", card.Facts(manifest, samples, parts, reports, costs, *scales, order.note))
+    told = card.Facts(manifest, samples, parts, reports, costs, *scales, order.note, siblings)
+    card.write(building / "MODEL_CARD.md", told)
     export.put_in_place(building, order.pack)
     return reports
+
+
+def _by_sibling(
+    order: Order, run: Path, samples: Sequence[Sample], more: list[list[Sample]]
+) -> tuple[Manifest, dict[str, Any]]:
+    """Thresholds by all that the sibling kept back, and its own figures, whose thresholds never saw the test part."""
+    own, theirs = facts_of(order.run), facts_of(run)
+    if (own.classes, own.scale, own.gate_scale) != (theirs.classes, theirs.scale, theirs.gate_scale):
+        raise ConfigError(f"{run}: its classes or scales are others than those of {order.run}. Name another --sibling")
+    parts, folder = splits.load(run / "split.json"), order.pack.with_name(f".{order.pack.name}.sibling")
+    _export(order, run, folder)
+    pack = packs.load(folder)
+    validation, test = _part(samples, parts, "validation"), _part(samples, parts, "test")
+    export.write_manifest(thresholds.choose(pack, [validation, *more]), folder)
+    reports = _reports(packs.load(folder), {f"{HELD_OUT}, by the sibling": test})
+    chosen = thresholds.choose(pack, [[*validation, *test], *more])
+    shutil.rmtree(folder)
+    return chosen, reports
+
+
+def _reports(pack: Pack, tests: Mapping[str, list[Sample]]) -> dict[str, Any]:
+    return {name: evaluate.plain(evaluate.evaluate(pack, chosen)) for name, chosen in tests.items() if chosen}
 
 
 def _part(samples: Sequence[Sample], parts: dict[str, str], name: str) -> list[Sample]:

@@ -51,6 +51,18 @@ def load_into(encoder: Encoder) -> bool:
     return True
 
 
+def narrow_into(encoder: Encoder, wide: Encoder) -> None:
+    """Fill an encoder with the weights of a trained one that is wider or deeper, as `load_into` does."""
+    source, target = wide.state_dict(), encoder.state_dict()
+    target |= {key: source[key] for key in target if key.startswith("stem.")}
+    for key, value in encoder.state_dict().items():
+        block = key.removesuffix("filter.0.weight")
+        if block != key:
+            whole = {name: own for name, own in source.items() if name.startswith(block) and own.dim() > 0}
+            target |= _narrowed(whole, block.removesuffix("."), value.shape[0])
+    encoder.load_state_dict(target)
+
+
 def _block_names(encoder: Encoder) -> Iterator[tuple[str, str]]:
     first = 0
     for number, stage in enumerate(encoder.stages):
@@ -65,11 +77,15 @@ def _pair(source: dict[str, Tensor], conv: str, norm: str, ours: str) -> dict[st
 
 
 def _block(source: dict[str, Tensor], theirs: str, ours: str, middle: int) -> dict[str, Tensor]:
-    """One block's weights, with only the `middle` widened channels that its output leans on most."""
     taken: dict[str, Tensor] = {}
     for part, (conv, norm) in PARTS.items():
         if f"{theirs}.{conv}.weight" in source:
             taken |= _pair(source, f"{theirs}.{conv}", f"{theirs}.{norm}", f"{ours}.{part}")
+    return _narrowed(taken, ours, middle)
+
+
+def _narrowed(taken: dict[str, Tensor], ours: str, middle: int) -> dict[str, Tensor]:
+    """One block's weights, with only the `middle` widened channels that its output leans on most."""
     weight = taken[f"{ours}.project.0.weight"].abs().sum(dim=(0, 2, 3)) * taken[f"{ours}.filter.1.weight"].abs()
     kept = torch.topk(weight, middle).indices.sort().values
     return {key: _keep(value, key.removeprefix(f"{ours}."), kept) for key, value in taken.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from build_engines.augment import Recipe
-from build_engines.defaults import PARTS, SCALE
+from build_engines.defaults import CROP_WIDTH, SCALE
 
 
 @dataclass(frozen=True)
@@ -16,18 +16,18 @@ class Stint:
     steps: float
     """Share of the teacher's steps."""
     batch: int
-    width: int
-    """Of the crops, px; gate and types see whole frames, as their one score is of the whole."""
+    whole: bool
+    """Gate and types see whole tiles, as their one score is of the whole; the others see crops."""
     rate: float
     clean: float
     """Share of clean frames; the gate sees as many as defective ones, or it would call everything defective."""
 
 
 STINTS = {
-    "teacher": Stint(1.0, 8, 640, 1.5e-3, 0.3),
-    "gate": Stint(0.75, 6, 1600, 1.5e-3, 0.5),
-    "types": Stint(0.1, 4, 1600, 5e-4, 0.35),
-    "segment": Stint(0.1, 8, 640, 5e-4, 0.3),
+    "teacher": Stint(1.0, 8, False, 1.5e-3, 0.3),
+    "gate": Stint(0.75, 6, True, 1.5e-3, 0.5),
+    "types": Stint(0.1, 4, True, 5e-4, 0.35),
+    "segment": Stint(0.1, 8, False, 5e-4, 0.3),
 }
 """Beside a teacher that they start from, types and segmenters need few steps."""
 
@@ -52,8 +52,8 @@ class Settings:
     unlabelled_share: float = 0.25
     """Of a batch, where there are unlabelled frames and somebody to label them."""
     names: Path | None = None
-    shares: tuple[tuple[str, float], ...] = tuple(PARTS.items())
-    """Part -> share of the labelled frames."""
+    shares: tuple[tuple[str, float], ...] | None = None
+    """Part -> share of the labelled frames; None: as the parent has divided them, or PARTS."""
     folds: int = 0
     """Cross-validation: so many folds, of which `fold` (1..folds) is kept for the test; 0: one split by `shares`."""
     fold: int = 0
@@ -68,7 +68,12 @@ class Settings:
     """Of the crops, px, multiples of 16 x scale."""
     tile: tuple[int, int] = (256, 1600)
     """Height and width of what the networks will be given, px."""
+    crop: tuple[int, int] = (0, 0)
+    """Height and width of what teacher and segmenters learn from, px; 0: the tile's height, CROP_WIDTH."""
+    pace: float = 1.0
+    """Times the usual learning rates of all networks."""
     rate: float = 1.5e-3
+    """Of this network."""
     clean: float = 0.3
     """Share of clean frames in a batch."""
     seed: int = 1
@@ -83,6 +88,7 @@ class Settings:
 def stint(name: str, settings: Settings, steps: int, batch: int = 0) -> Settings:
     """The settings for one network, where the teacher is trained for `steps` steps with batches of `batch` (0: small
     ones for a CPU). The rate grows with the root of the batch."""
+    tall, wide = (0, settings.tile[1]) if STINTS[name.split("_")[0]].whole else settings.crop
     own = STINTS[name.split("_")[0]]
     grown = batch / STINTS["teacher"].batch if batch else 1.0
     distilled = DISTILLED_STEPS if settings.distill and name not in ("teacher", "gate") else 1.0
@@ -91,8 +97,8 @@ def stint(name: str, settings: Settings, steps: int, batch: int = 0) -> Settings
         steps=max(1, round(steps * own.steps * distilled)),
         scale=settings.gate_scale or settings.scale if name == "gate" else settings.scale,
         batch=max(1, round(own.batch * grown)),
-        height=settings.tile[0],
-        width=min(own.width, settings.tile[1]),
-        rate=own.rate * min(2.0, grown**0.5),
+        height=min(tall or settings.tile[0], settings.tile[0]),
+        width=min(wide or CROP_WIDTH, settings.tile[1]),
+        rate=own.rate * settings.pace * min(2.0, grown**0.5),
         clean=own.clean,
     )

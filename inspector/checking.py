@@ -16,6 +16,8 @@ from inspector.history import check as check_history
 from inspector.journal import check as check_journal
 from inspector.monitor import check as check_monitor
 from inspector.overload import check as check_overload
+from inspector.packs.begin import begin
+from inspector.packs.store import Store
 from inspector.recording import check as check_recording
 
 Row = tuple[str, str, str]
@@ -36,7 +38,10 @@ def check(config: Config, running: bool = False) -> list[Row]:
         ("pack", engines.manifest.name, f"{engines.digest[:19]} classes {classes}"),
         ("runtime", config.runtime.kind, _check_adapter("runtimes", config.runtime, "runtime")),
     ]
-    _check_rules(config, set(engines.class_names))
+    on_duty = begin(config, Store(config.packs_folder, config.line.name)).pack
+    if on_duty.digest != engines.digest:
+        rows.insert(2, ("pack on duty", on_duty.manifest.name, f"{on_duty.digest[:19]} {on_duty.folder}"))
+    _check_rules(config, set(on_duty.class_names))
     corrections = flat_fields(config)
     for index, camera in enumerate(config.cameras):
         detail = _check_adapter("cameras", camera, f"cameras[{index}]")

@@ -95,12 +95,17 @@ class CoilMap:
             if not behind_head and before - encoder_count <= far:
                 return False
             told = bool(self._later)
-            self._later.clear()
-            self._first = self._graded = None
+            self.forget()
             self.on_told(FORGET, "", 0)
         if told:
             self._on_forget()
         return True
+
+    def forget(self) -> None:
+        """The encoder counts anew: the coils that were told of lie nowhere any more."""
+        with self._lock:
+            self._later.clear()
+            self._first = self._graded = None
 
     def reach(self, encoder_count: int) -> None:
         """Strip up to this count is being graded: a telegram that comes from now on does not change its coil."""

@@ -27,6 +27,7 @@ Finite = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 AtLeast1 = Annotated[int, Meta(ge=1)]
 FewFrames = Annotated[int, Meta(ge=1, le=10_000)]
+Frames = Annotated[int, Meta(ge=0, le=100_000_000)]
 Queue = Annotated[int, Meta(ge=1, le=1_000_000)]
 Index = Annotated[float, Meta(gt=0, le=20)]
 Times = Annotated[float, Meta(gt=1, le=1e6)]
@@ -280,6 +281,39 @@ class OverloadConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     wide batches, a CPU next to nothing."""
 
 
+class PacksConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another pack on a running line: how long it is tried, on what, and what sends it back."""
+
+    folder: Path | None = None
+    """Where staged packs lie, what the daemon remembers of them, and samples of differences. The daemon writes here.
+    Left out: the folder `packs` beside the journal."""
+    shadow_frames: Frames = 500
+    """Before a new pack takes over it is compared with the one on duty on so many of the line's frames; 0: on none."""
+    shadow_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
+    """The comparison lasts so long at least, seconds."""
+    shadow_share: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    """Share of the frames that both packs judge, in shadow and while a new pack is watched. On a CPU a tenth costs
+    about a tenth of what the line can do; when the line is behind, none."""
+    watch_frames: Frames = 500
+    """After it took over it is watched on so many frames, with the old pack ready to come back; 0: on none."""
+    watch_s: Annotated[float, Meta(ge=0, le=1e6)] = 60.0
+    """It is watched so long at least, seconds."""
+    alarm_factor: Annotated[float, Meta(ge=1, le=1e6)] = 2.0
+    """The share of frames on which the new pack finds a defect may be so many times that of the old pack on the same
+    frames at most, and one part in so many at least,"""
+    alarm_margin: Fraction = 0.02
+    """give or take this share of all frames."""
+    time_factor: Annotated[float, Meta(ge=1, le=1e6)] = 1.5
+    """Its networks may take so many times the old pack's time at most, on the same frames."""
+    late_margin: Fraction = 0.05
+    """After the swap the share of frames that are later than `line.deadline_ms` may rise by so much at most."""
+    patience_s: Annotated[float, Meta(gt=0, le=1e6)] = 3600.0
+    """A comparison that has not seen its frames after so long, as the line is too busy, sends the new pack back,
+    seconds. Time in which no frames come does not count."""
+    sample_frames: Annotated[int, Meta(ge=0, le=100_000)] = 100
+    """Frames on which the packs differ that are written to disk, for each change."""
+
+
 class LineConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Name
     """Name of the line in topics and in the events' source."""
@@ -303,7 +337,8 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     line: LineConfig
     """The line as a whole: its name, its encoder, what may wait."""
     pack: Path
-    """Folder of the engines, e.g. engines/severstal."""
+    """Folder of the engines, e.g. engines/severstal. A pack that took over later (see `packs`) is remembered over a
+    restart until this key is changed."""
     cameras: Annotated[list[CameraConfig], Meta(min_length=1)]
     """The cameras, one for each lane of the strip."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -330,6 +365,12 @@ class Config(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Left out or null: raw frames are not recorded."""
     overload: OverloadConfig | None = OverloadConfig()
     """Null: nothing is left out but whole frames."""
+    packs: PacksConfig = PacksConfig()
+
+    @property
+    def packs_folder(self) -> Path:
+        """Where staged packs lie."""
+        return self.packs.folder or self.journal.path.parent / "packs"
 
 
 def load(path: Path) -> Config:
@@ -403,6 +444,9 @@ def _anchored(config: Config, folder: Path) -> Config:
     recording = config.recording
     if recording is not None:
         recording = msgspec.structs.replace(recording, path=folder / recording.path)
+    packs = config.packs
+    if packs.folder is not None:
+        packs = msgspec.structs.replace(packs, folder=folder / packs.folder)
     return msgspec.structs.replace(
         config,
         pack=folder / config.pack,
@@ -411,6 +455,7 @@ def _anchored(config: Config, folder: Path) -> Config:
         history=_with_keys(config.history, folder),
         control=_with_keys(config.control, folder),
         recording=recording,
+        packs=packs,
     )
 
 

@@ -1,4 +1,4 @@
-"""The control socket: the plant names coils, says that the strip stands, and asks how the line is.
+"""The control socket: the plant names coils, says that the strip stands, and asks how the line is; packs are changed.
 
 Requests are done one at a time, in the order in which they came. A telegram waits for the journal, 5 s at most (see
 plant.py), and the others meanwhile; so with n clients that each have one telegram on the way, an answer may take n
@@ -23,6 +23,7 @@ from msgspec import Meta
 from inspector.config import ControlConfig
 from inspector.errors import ConfigError, TelegramError
 from inspector.events import CameraTotals, JournalMark
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics
 from inspector.wire.asking import Answer, Ask, NotUnderstood, Request, error_answer, understood
 from inspector.wire.bucket import Bucket
@@ -69,8 +70,30 @@ class StateAsk(Ask, frozen=True, kw_only=True, tag="state"):
     """How the daemon is."""
 
 
-AnyAsk = CoilStart | CoilEnd | CoilShow | LineStop | StateAsk
-ASKS = ("coil start", "coil end", "coil show", "line stop", "state")
+class PacksStage(Ask, frozen=True, kw_only=True, tag="packs stage"):
+    """A pack that lies staged in the line's folder is wanted on duty."""
+
+    pack: Annotated[str, Meta(min_length=1, max_length=255)]
+    """Name of its folder."""
+
+
+class PacksStatus(Ask, frozen=True, kw_only=True, tag="packs status"):
+    """What pack is on duty, and what is going on."""
+
+
+class PacksCancel(Ask, frozen=True, kw_only=True, tag="packs cancel"):
+    """The change under way ends; the old pack stays or comes back."""
+
+
+class PacksRollback(Ask, frozen=True, kw_only=True, tag="packs rollback"):
+    """The pack that was on duty before comes back."""
+
+
+AnyAsk = CoilStart | CoilEnd | CoilShow | LineStop | StateAsk | PacksStage | PacksStatus | PacksCancel | PacksRollback
+ASKS = (
+    *("coil start", "coil end", "coil show", "line stop", "state"),
+    *("packs stage", "packs status", "packs cancel", "packs rollback"),
+)
 
 
 # ---------------------------------------------------------------- answers
@@ -125,6 +148,49 @@ class StateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     journal: JournalMark | None
 
 
+class PackShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A pack for people."""
+
+    name: str
+    version: str
+    digest: str
+
+
+class PacksAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What pack is on duty, and what a change is at."""
+
+    phase: str
+    """`idle`, `loading`, `shadow` or `watch`."""
+    on_duty: PackShown
+    folder: str
+    """Where it lies."""
+    previous: str | None
+    """Folder of the pack that a rollback brings back; None: the line knows of none."""
+    candidate: PackShown | None
+    """The pack that is tried, once it is loaded; while it is watched it is on duty already."""
+    compared: int
+    """Frames compared in this phase."""
+    wanted: int
+    skipped: int
+    """Frames that were left out, as the line was behind."""
+    seen: str
+    """What the comparison found so far, a sentence."""
+    last: str
+    """What became of the last change; empty: there was none since the start."""
+
+
+class Packs(Protocol):
+    """The line's packs. Called by the serving thread; each returns at once, or raises TelegramError as in `Plant`."""
+
+    def stage(self, name: str, sender: str) -> PacksAnswer: ...
+
+    def status(self) -> PacksAnswer: ...
+
+    def cancel(self, sender: str) -> PacksAnswer: ...
+
+    def rollback(self, sender: str) -> PacksAnswer: ...
+
+
 class Plant(Protocol):
     """The line as the plant's telegrams see it. Called by the serving thread; no call takes more than 5 s.
 
@@ -153,14 +219,21 @@ class Control:
     Args:
         config: where to listen, and whom to let in.
         plant: what the telegrams are told to.
+        packs: what changes of the pack are told to.
         metrics: where requests are counted.
         clock: seconds; sets the rate of requests.
     """
 
     def __init__(
-        self, config: ControlConfig, plant: Plant, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic
+        self,
+        config: ControlConfig,
+        plant: Plant,
+        packs: Packs,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config, self._plant = config, plant
+        self._config, self._plant, self._packs = config, plant, packs
         self._books = metrics.desk("control", ASKS)
         self._decoder = msgspec.json.Decoder(AnyAsk)
         bucket = Bucket(REQUESTS_PER_S, REQUESTS_PER_S, clock)
@@ -202,7 +275,12 @@ class Control:
             log.info("control: %s: %s -> refused: %r", request.sender, _words(ask), str(error))
             return Answer(error_answer(str(error), ask.id, name))
         except Exception:
-            log.error("control: %s: %s -> failed", request.sender, _words(ask))
+            log.error(
+                "control: %s: %s -> failed",
+                request.sender,
+                _words(ask),
+                extra=as_kind(LogKind.REQUEST_FAILED, part="control"),
+            )
             raise
         self._books.asked(name, "ok")
         log.info("control: %s: %s -> ok%s", request.sender, _words(ask), _outcome(said))
@@ -218,6 +296,14 @@ class Control:
                 return self._plant.coils()
             case StateAsk():
                 return self._plant.state()
+            case PacksStage():
+                return self._packs.stage(ask.pack, sender)
+            case PacksStatus():
+                return self._packs.status()
+            case PacksCancel():
+                return self._packs.cancel(sender)
+            case PacksRollback():
+                return self._packs.rollback(sender)
             case LineStop():
                 self._plant.line_stop(sender)
                 return {}
@@ -242,9 +328,9 @@ def _require_door(config: ControlConfig) -> None:
 
 
 def _printable(ask: AnyAsk) -> AnyAsk:
-    coil = getattr(ask, "coil", None)
-    if coil is not None and not coil.isprintable():
-        raise NotUnderstood("not a request here: `coil` has a character that cannot be printed", ask.id)
+    for key in ("coil", "pack"):
+        if not (getattr(ask, key, None) or "").isprintable():
+            raise NotUnderstood(f"not a request here: `{key}` has a character that cannot be printed", ask.id)
     return ask
 
 
@@ -254,6 +340,8 @@ def _words(ask: AnyAsk) -> str:
     if isinstance(ask, CoilStart | CoilEnd):
         words += [] if ask.coil is None else [repr(ask.coil)]
         words.append("at the newest count" if ask.encoder_count is None else f"at {ask.encoder_count}")
+    if isinstance(ask, PacksStage):
+        words.append(repr(ask.pack))
     return " ".join(words)
 
 

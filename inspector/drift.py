@@ -37,6 +37,7 @@ from inspector.census import (
 )
 from inspector.config import DriftConfig
 from inspector.events import Depth
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import DriftMetrics, Metrics
 from inspector.pack import Pack
 from inspector.records import Sight, Verdict, Verdicts
@@ -157,7 +158,7 @@ def _tell_yardstick(config: DriftConfig, engines: Pack) -> None:
 
 
 @dataclass(frozen=True)
-class _Yardstick:
+class Yardstick:
     """What frames are compared with."""
 
     census: Census
@@ -166,7 +167,7 @@ class _Yardstick:
     """Measure -> by how much what it is made of differs from it: indices, or standard deviations."""
 
     @classmethod
-    def learnt(cls, windows: Sequence[Census]) -> _Yardstick:
+    def learnt(cls, windows: Sequence[Census]) -> Yardstick:
         whole = total(windows)
         unlike = {name: max(psi(of(window), of(whole)) for window in windows) for name, of in _HISTOGRAMS.items()}
         for name, hits in _HITS.items():
@@ -194,8 +195,8 @@ class _Camera:
         self._pieces: deque[Census] = deque(maxlen=PIECES)
         self._turn = 0
         reference = engines.manifest.reference
-        self._pack = None if reference is None else _Yardstick(reference.census, "the pack's reference")
-        self._own: _Yardstick | None = None
+        self._pack = None if reference is None else Yardstick(reference.census, "the pack's reference")
+        self._own: Yardstick | None = None
         if self._config.learn_windows is not None:
             self._know(self._baselines.of(self._digest, self._name), self._config.learn_windows)
 
@@ -205,6 +206,7 @@ class _Camera:
         for measure in self._told:
             self._shown.holds(measure, False)
         self._told.clear()
+        self._shown.forget()
         self._begin(engines)
 
     def see(self, verdict: Verdict, threshold: float) -> list[Sight]:
@@ -232,11 +234,13 @@ class _Camera:
     def _know(self, windows: Sequence[Census], needed: int) -> None:
         self._shown.learnt(min(1.0, len(windows) / needed))
         if len(windows) >= needed:
-            self._own = _Yardstick.learnt(windows)
+            self._own = Yardstick.learnt(windows)
             log.info("camera %s: drift is watched against %s frames", self._name, self._own.words)
 
     def _show(self, window: Census) -> None:
         rates = [(name, hits) for name, hits in _HITS.items() if _known(name, window)]
+        for name in _HITS.keys() - dict(rates).keys():
+            self._shown.forget(name)
         for name, hits in rates:
             done, frames = hits(window)
             self._shown.share(name, done / frames)
@@ -252,12 +256,11 @@ class _Camera:
 
     # ------------------------------------------------------------ what is beyond its bound
 
-    def _judge(self, measure: str, window: Census, yardstick: _Yardstick) -> list[Sight]:
-        bound: float | None = getattr(self._config, measure)
-        if bound is None or not (_known(measure, window) and _known(measure, yardstick.census)):
+    def _judge(self, measure: str, window: Census, yardstick: Yardstick) -> list[Sight]:
+        found = compare(measure, window, yardstick, self._config)
+        if found is None:
             return []
-        compare = _distance if measure in _HISTOGRAMS else _rate
-        beyond, back, words = compare(measure, window, yardstick, bound)
+        beyond, back, words = found
         off = measure in self._told
         return self._change(measure, not off, words) if (back if off else beyond) else []
 
@@ -266,17 +269,33 @@ class _Camera:
         self._shown.holds(measure, begins)
         if begins:
             self._told[measure] = f"{words}; {_MEND[measure]}"
-            log.warning("camera %s is %s: %s", self._name, OFF[measure], self._told[measure])
+            log.warning(
+                "camera %s is %s: %s",
+                self._name,
+                OFF[measure],
+                self._told[measure],
+                extra=as_kind(LogKind.DRIFTS, camera=self._name, measure=measure),
+            )
             return [(OFF[measure], self._told[measure])]
         del self._told[measure]
         over = f"no longer {OFF[measure]}: {words}"
-        log.warning("camera %s is %s", self._name, over)
+        log.warning(
+            "camera %s is %s", self._name, over, extra=as_kind(LogKind.AS_USUAL, camera=self._name, measure=measure)
+        )
         left = next((each for each in OFF if each in self._told), None)
         return [(AS_USUAL, over)] if left is None else [(OFF[left], f"{over}; still {OFF[left]}: {self._told[left]}")]
 
 
-_Found = tuple[bool, bool, str]
+Found = tuple[bool, bool, str]
 """(beyond the bound, well within it, the figures in words)."""
+
+
+def compare(measure: str, window: Census, yardstick: Yardstick, config: DriftConfig) -> Found | None:
+    """A measure of a window against a yardstick; None where it is not watched, or too little is known."""
+    bound: float | None = getattr(config, measure)
+    if bound is None or not (_known(measure, window) and _known(measure, yardstick.census)):
+        return None
+    return (_distance if measure in _HISTOGRAMS else _rate)(measure, window, yardstick, bound)
 
 
 def _known(measure: str, census: Census) -> bool:
@@ -284,7 +303,7 @@ def _known(measure: str, census: Census) -> bool:
     return measure in _HISTOGRAMS or _HITS[measure](census)[1] >= max(1.0, ENOUGH * census.frames)
 
 
-def _distance(measure: str, window: Census, yardstick: _Yardstick, bound: float) -> _Found:
+def _distance(measure: str, window: Census, yardstick: Yardstick, bound: float) -> Found:
     of, edges, usual = _HISTOGRAMS[measure], EDGES[measure], yardstick.census
     now, was = of(window), of(usual)
     index = psi(now, was)
@@ -302,7 +321,7 @@ def _short(times: float) -> str:
     return f"{times:.2f}" if times < 10 else f"{times:,.0f}"
 
 
-def _rate(measure: str, window: Census, yardstick: _Yardstick, bound: float) -> _Found:
+def _rate(measure: str, window: Census, yardstick: Yardstick, bound: float) -> Found:
     (hits, frames), (others, other_frames) = _HITS[measure](window), _HITS[measure](yardstick.census)
     times = times_as_many(hits, frames, others, other_frames)
     apart = abs(sigmas(hits, frames, others, other_frames))

@@ -25,13 +25,15 @@ LOOK_S = 0.1
 class Engines:
     """A verified pack and the runtime that holds its networks; loaded and warm on enter, closed on exit.
 
-    It may be entered and left by different threads, one after the other. Whoever leaves it has made sure that no
-    worker uses it: see `Duty.retire`.
+    It may be entered and left by different threads, one after the other, and left twice. Whoever leaves it has made
+    sure that no worker uses it: see `Duty.retire`.
     """
 
     def __init__(self, pack: Pack, runtime: Runtime) -> None:
         self.pack = pack
         self.runtime = runtime
+        self._open = False
+        self._spare: Stream | None = None
 
     @classmethod
     def of(cls, pack: Pack, section: RuntimeConfig) -> Self:
@@ -57,14 +59,24 @@ class Engines:
         """One worker's way through the networks."""
         return self.runtime.stream()
 
+    @property
+    def spare(self) -> Stream:
+        """A way of their own for whoever compares them with others: the same one every time, for one thread."""
+        if self._spare is None:
+            self._spare = self.runtime.stream()
+        return self._spare
+
     def __enter__(self) -> Self:
         self.runtime.__enter__()
+        self._open = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.runtime.__exit__(kind, error, trace)
+        if self._open:
+            self._open, self._spare = False, None
+            self.runtime.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,14 +86,13 @@ class Turn:
     since: int
     """The number of the first batch that they judge."""
     engines: Engines
-    trial: bool = False
-    """Where they fail, those before them come back."""
 
 
 class Duty:
     """Which engines judge which batch. `current`, `take`, `fall_back` and `give_back` may be called from any thread.
 
-    The engines given at first are closed by whoever made this; those that took their place by whoever retires them.
+    A context manager: the engines given at first are loaded on enter, and on exit all that were put and not retired
+    are closed. Those that are retired are closed by whoever does that.
     """
 
     def __init__(self, engines: Engines) -> None:
@@ -91,8 +102,20 @@ class Duty:
         """One entry for each worker: what it uses now."""
         self._asked = -1
         """The highest number of a batch that a worker has asked for."""
+        self._trial: Engines | None = None
+        """Where these fail, those before them come back."""
         self.failure: tuple[Engines, EngineError] | None = None
         """Engines that failed on duty, so that those before them came back."""
+
+    def __enter__(self) -> Self:
+        self.current.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for turn in self._turns:
+            turn.engines.__exit__(kind, error, trace)
 
     @property
     def current(self) -> Engines:
@@ -127,7 +150,7 @@ class Duty:
         The worker judges with them the very batch that failed.
         """
         with self._lock:
-            if not using.trial or using not in self._turns[1:]:
+            if using.engines is not self._trial:
                 return None
             before = self._turns[self._turns.index(using) - 1]
             if self._turns[-1] is using:
@@ -147,12 +170,21 @@ class Duty:
     def put(self, engines: Engines, *, trial: bool) -> int:
         """Put these (entered, or on duty before) on duty; returns the number of the first batch that they judge.
 
-        On trial those before them come back by themselves when a network fails, until they are retired.
+        On trial those before them come back by themselves when a network fails, until the trial is `passed`.
         """
         with self._lock:
-            self._turns.append(Turn(self._asked + 1, engines, trial))
+            self._turns.append(Turn(self._asked + 1, engines))
+            self._trial = engines if trial else None
             self.failure = None
             return self._asked + 1
+
+    def passed(self, engines: Engines) -> bool:
+        """Their trial is over, and those before them may be retired. False if they failed just before."""
+        with self._lock:
+            if self._turns[-1].engines is not engines:
+                return False
+            self._trial = None
+            return True
 
     def retire(self, engines: Engines, stop: threading.Event) -> bool:
         """Wait until no worker can come back to these, which are not on duty: they may be closed then.
@@ -171,7 +203,7 @@ class Duty:
             if not turns:
                 return True
             later = self._turns[turns[-1] + 1 :]
-            if any(used not in later for used in self._users):
+            if not later or any(used not in later for used in self._users):
                 return False
             self._turns = later
             return True

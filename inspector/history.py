@@ -21,6 +21,7 @@ from inspector.config import HistoryConfig
 from inspector.errors import JournalError
 from inspector.events import JournalMark
 from inspector.journal.pages import Page, Pages
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics
 from inspector.wire.asking import Answer, Ask, Request, error_answer, understood
 from inspector.wire.bucket import Bucket, Seldom
@@ -159,7 +160,7 @@ class History:
         except JournalError as error:
             self._books.asked(name, "failed")
             if self._trouble.now():
-                log.error("history: %s", error)
+                log.error("history: %s", error, extra=as_kind(LogKind.HISTORY, reason=error))
             return Answer(error_answer(str(error), ask.id), cost=ASKED)
         self._books.asked(name, "ok")
         return answer

@@ -28,6 +28,7 @@ from prometheus_client import (
 
 from inspector import __version__
 from inspector.events import Depth, Reason
+from inspector.logbook import COUNTED, LogKind
 
 PREFIX = "inspector"
 
@@ -97,6 +98,32 @@ STEP_REASONS: Mapping[str, Direction] = {
 """Why a step of the overload ladder is taken; `overload.Why` says what each means."""
 
 
+class PackPhase(StrEnum):
+    """What a change of the pack is at. Closed: it labels a metric."""
+
+    IDLE = "idle"
+    """Nothing is going on."""
+    LOADING = "loading"
+    """The new pack is loaded and warmed beside the old one."""
+    SHADOW = "shadow"
+    """It judges frames that the line has judged; nothing of it is reported."""
+    WATCH = "watch"
+    """It is on duty, and the old one can come back."""
+
+
+class PackOutcome(StrEnum):
+    """What became of a change of the pack. Closed: it labels a metric."""
+
+    KEPT = "kept"
+    """The new pack is on duty for good."""
+    REFUSED = "refused"
+    """It never was on duty: it is not whole, does not fit, or left a bound in its shadow."""
+    ROLLED_BACK = "rolled_back"
+    """It was on duty and went back: it left a bound, failed, or somebody wanted it so."""
+    CANCELLED = "cancelled"
+    """Somebody wanted it so before it was on duty."""
+
+
 class QueueStatistics(Protocol):
     """What is read of a queue at scrape time; `channel.Statistics` is one."""
 
@@ -139,6 +166,8 @@ class Metrics:
         self._deadline_s = deadline_s
         self._cameras: dict[str, CameraMetrics] = {}
         self._sinks: dict[str, SinkMetrics] = {}
+        self._engines: list[tuple[str, str, str, str]] = []
+        self._pack: tuple[str, str, str] | None = None
         counter, gauge, histogram, info = self._counter, self._gauge, self._histogram, self._info
 
         # ---- frames: captured + lost at the camera = issued; issued = inspected + lost + in flight
@@ -264,6 +293,25 @@ class Metrics:
         self.tiles_segmented = counter("segmenter_tiles_total", "Tiles that a segmenter was asked.", "defect_class")
         self.engine = info("engine", "1 for each network in use.", "model", "digest", "runtime", "precision")
 
+        # ---- changes of the pack
+        self.pack = info("pack", "1 for the pack on duty.", "name", "version", "digest")
+        self.pack_phase = gauge("pack_change_phase", "1 for what a change of the pack is at, else 0.", "phase")
+        self.pack_changes = counter("pack_changes_total", "Changes of the pack that ended.", "outcome")
+        self.pack_compared = counter("pack_compared_frames_total", "Frames that two packs judged.")
+        self.pack_skipped = counter(
+            "pack_skipped_frames_total", "Frames left out of the comparison, as the line was behind or it had no room."
+        )
+        self.pack_differences = counter(
+            "pack_differences_total", "Compared frames on which two packs differ.", "difference"
+        )
+        self.pack_alarms = gauge(
+            "pack_alarm_ratio", "Share of the frames compared on which a pack found a defect; NaN before.", "pack"
+        )
+        self.pack_time = gauge(
+            "pack_time_ratio", "Time of the new pack's networks by the old one's, same frames; NaN before."
+        )
+        self.reloads = counter("reloads_total", "Times that the configuration was read again.", "outcome")
+
         # ---- events
         self.defects = counter("defects_total", "Defect events.", "defect_class", "severity")
         self.gaps = counter("gaps_total", "Gap events: strip that was not inspected.", "reason")
@@ -309,6 +357,11 @@ class Metrics:
         )
         self.history_events = counter("history_events_total", "Events that were sent again from the journal.")
 
+        # ---- the log
+        self.warnings = counter("warnings_total", "Warnings and errors; the log may leave repeated ones out.", "kind")
+        for kind in COUNTED:
+            self.warnings.labels(kind)
+
         # ---- the daemon
         self.ready = gauge("ready", "1 while /readyz says 200: models warm and every camera in, else 0.")
         self.build = info("build", "1; what runs here.", "version", "python")
@@ -346,9 +399,56 @@ class Metrics:
 
     def engines(self, digests: Mapping[str, str], runtime: str, precisions: Mapping[str, str]) -> None:
         """The networks in use: name -> SHA-256, and name -> precision. Those named before are gone."""
-        self.engine.clear()
-        for model, digest in digests.items():
-            self.engine.labels(model, digest, runtime, precisions[model]).info({})
+        before, self._engines = (
+            self._engines,
+            [(model, digest, runtime, precisions[model]) for model, digest in digests.items()],
+        )
+        for labels in self._engines:
+            self.engine.labels(*labels).info({})
+        for labels in before:  # a scrape between the two sees both, and never none
+            if labels not in self._engines:
+                self.engine.remove(*labels)
+
+    def on_duty(self, name: str, version: str, digest: str) -> None:
+        """The pack on duty; the one named before is gone."""
+        before, self._pack = self._pack, (name, version, digest)
+        self.pack.labels(*self._pack).info({})
+        if before is not None and before != self._pack:
+            self.pack.remove(*before)
+
+    def for_packs(self, differences: Iterable[str]) -> None:
+        """Series of changes of the pack exist from now on, at 0."""
+        for outcome in PackOutcome:
+            self.pack_changes.labels(outcome)
+        for difference in differences:
+            self.pack_differences.labels(difference)
+        for reloaded in (Outcome.OK, Outcome.REFUSED):
+            self.reloads.labels(reloaded)
+        self.pack_turns(PackPhase.IDLE)
+
+    def pack_turns(self, phase: PackPhase) -> None:
+        """A change of the pack has come to this; what is compared next is compared anew."""
+        for each in PackPhase:
+            self.pack_phase.labels(each).set(each is phase)
+        if phase is not PackPhase.IDLE:
+            for pack in ("old", "new"):
+                self.pack_alarms.labels(pack).set(nan)
+            self.pack_time.set(nan)
+
+    def compared(self, difference: str | None, old: float, new: float, time_ratio: float | None) -> None:
+        """Book a frame that two packs judged; `old` and `new` are their alarm rates so far."""
+        self.pack_compared.inc()
+        if difference is not None:
+            self.pack_differences.labels(difference).inc()
+        self.pack_alarms.labels("old").set(old)
+        self.pack_alarms.labels("new").set(new)
+        self.pack_time.set(nan if time_ratio is None else time_ratio)
+
+    def lateness(self) -> tuple[int, int]:
+        """(frames whose events went out, those of them that were later than the deadline) so far."""
+        cameras = list(self._cameras.values())
+        frames = sum(int(_value(each.age, "_count")) for each in cameras)
+        return frames, sum(int(_value(each.deadline_missed)) for each in cameras)
 
     # ---------------------------------------------------------------- handles with their labels bound
 
@@ -357,6 +457,10 @@ class Metrics:
         if name not in self._cameras:
             self._cameras[name] = CameraMetrics(self, name)
         return self._cameras[name]
+
+    def warned(self, kind: LogKind) -> None:
+        """Book a line of the log."""
+        self.warnings.labels(kind).inc()
 
     def stage(self, name: str) -> StageMetrics:
         """The metrics of one stage; several workers may share a handle."""
@@ -539,24 +643,32 @@ class ViewMetrics:
 
 
 class DriftMetrics:
-    """The metrics of how far one camera's frames are from what they were. What is not known yet has no series."""
+    """The metrics of how far one camera's frames are from what they were. What is not known has no series."""
 
     def __init__(self, metrics: Metrics, name: str, measures: Iterable[str]) -> None:
         self._metrics, self._name = metrics, name
         self._states = {measure: metrics.drift_state.labels(name, measure) for measure in measures}
         self._warnings = {measure: metrics.drift_warnings.labels(name, measure) for measure in self._states}
+        self._shown: set[tuple[Gauge, tuple[str, ...]]] = set()
 
     def distance(self, measure: str, against: str, psi: float) -> None:
         """Show how far a distribution is from that of a reference."""
-        self._metrics.drift_psi.labels(self._name, measure, against).set(psi)
+        self._show(self._metrics.drift_psi, psi, measure, against)
 
     def share(self, measure: str, ratio: float) -> None:
         """Show which share of the frames it is."""
-        self._metrics.drift_frames.labels(self._name, measure).set(ratio)
+        self._show(self._metrics.drift_frames, ratio, measure)
 
     def times(self, measure: str, against: str, ratio: float) -> None:
         """Show that share over that of a reference."""
-        self._metrics.drift_times.labels(self._name, measure, against).set(ratio)
+        self._show(self._metrics.drift_times, ratio, measure, against)
+
+    def forget(self, measure: str | None = None) -> None:
+        """What was shown of a measure, or of all, is no longer known."""
+        gone = {shown for shown in self._shown if measure in (None, shown[1][1])}
+        for gauge, labels in gone:
+            gauge.remove(*labels)
+        self._shown -= gone
 
     def learnt(self, ratio: float) -> None:
         """Show how much of what is usual is known."""
@@ -567,6 +679,10 @@ class DriftMetrics:
         self._states[measure].set(true)
         if true:
             self._warnings[measure].inc()
+
+    def _show(self, gauge: Gauge, value: float, *labels: str) -> None:
+        gauge.labels(self._name, *labels).set(value)
+        self._shown.add((gauge, (self._name, *labels)))
 
 
 class StageMetrics:
@@ -640,8 +756,9 @@ class DeskMetrics:
         self._turned_away.inc(count)
 
 
-def _value(series: Counter) -> float:
-    return next(iter(series.collect())).samples[0].value
+def _value(series: Counter | Histogram, ending: str = "_total") -> float:
+    samples = next(iter(series.collect())).samples
+    return next(sample.value for sample in samples if sample.name.endswith(ending))
 
 
 def _or_nan(read: Callable[[], float]) -> float:

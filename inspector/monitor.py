@@ -20,6 +20,7 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from inspector.config import MonitorConfig
 from inspector.errors import ConfigError, TakenError
+from inspector.logbook import LogKind, as_kind
 
 CLIENT_TIMEOUT_S = 5.0
 """What a client has in all, from connecting to having read the answer."""
@@ -176,7 +177,9 @@ class Monitor:
         try:
             return route(environ)
         except Exception as error:  # one request that fails must not end the monitor of a line that runs
-            log.exception("monitor: %s failed", environ["PATH_INFO"])
+            log.exception(
+                "monitor: %s failed", environ["PATH_INFO"], extra=as_kind(LogKind.REQUEST_FAILED, part="monitor")
+            )
             return Answer("500 Internal Server Error", f"{type(error).__name__}: {error}\n".encode())
 
     def _scrape(self, environ: Mapping[str, str]) -> Answer:

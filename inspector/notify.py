@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 SEND_TIMEOUT_S = 1.0
@@ -34,6 +35,11 @@ def notify(*assignments: str) -> bool:
 def ready(status: str) -> bool:
     """Start-up is over: models are warm and the first frame is in."""
     return notify("READY=1", f"STATUS={status}")
+
+
+def reloading() -> bool:
+    """The configuration is being read again; `ready` says that this is over. What `Type=notify-reload` waits for."""
+    return notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def status(text: str) -> bool:

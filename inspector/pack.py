@@ -13,7 +13,7 @@ import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import msgspec
 import yaml
@@ -28,6 +28,8 @@ REFERENCE = 1
 """The version of a `reference`; its bins are those of inspector/census.py."""
 MANIFEST = "manifest.yaml"
 Precision = Literal["float32", "float16", "int8"]
+GpuPrecision = Literal["fp16", "fp32"]
+"""What plans are built in."""
 
 
 class TileSize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,7 +149,7 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         entries = ((name, entry.gpu) for name, entry in self._entries())
         return {name: (self.folder / twin.file, twin.sha256) for name, twin in entries if twin is not None}
 
-    def for_gpu(self, precision: Literal["fp16", "fp32"]) -> dict[str, tuple[Path, str]]:
+    def for_gpu(self, precision: GpuPrecision) -> dict[str, tuple[Path, str]]:
         """Network name -> (file, SHA-256) that a GPU plan is built from: its twin where it has one."""
         return self.networks() | (self.twins() if precision == "fp16" else {})
 
@@ -189,6 +191,29 @@ def load(folder: Path) -> Pack:
     for name, (file, digest) in (*pack.networks().items(), *pack.twins().items()):
         _verify(name, file, digest)
     return pack
+
+
+def check_fit(new: Pack, running: Pack) -> None:
+    """Whether a running line can change from one pack to another: tiles are cut and defects counted as at its start.
+
+    Raises:
+        PackError: it needs a restart.
+    """
+    tile, before = new.manifest.tile, running.manifest.tile
+    if tile != before:
+        _need_restart(new, f"tiles of {tile.height} x {tile.width} px", f"{before.height} x {before.width}")
+    if new.class_names != running.class_names:
+        _need_restart(new, f"the classes {_classes(new)}", _classes(running))
+
+
+def _need_restart(new: Pack, what: str, running: str) -> NoReturn:
+    raise PackError(
+        f"{new.folder / MANIFEST}: {what}, but the line runs with {running}: this needs a restart with `pack:` changed"
+    )
+
+
+def _classes(pack: Pack) -> str:
+    return ", ".join(f"{number} {name}" for number, name in sorted(pack.class_names.items()))
 
 
 def _check_sense(path: Path, manifest: Manifest) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Protocol, Self
 
 import cv2
 
-from inspector import adapters, overload, pack
+from inspector import adapters, overload
 from inspector.baselines import Baselines, beside
 from inspector.cameras import Camera
 from inspector.capture import Capture
@@ -35,11 +35,16 @@ from inspector.grading import Grading
 from inspector.history import History
 from inspector.journal import Journal, Telegram
 from inspector.ledger import Ledger
+from inspector.logbook import counted
 from inspector.metrics import Metrics, StageMetrics
 from inspector.monitor import Health, Monitor
 from inspector.overlap import Overlap
 from inspector.overload import Overload
 from inspector.pack import Pack
+from inspector.packs.begin import begin
+from inspector.packs.changes import Changes
+from inspector.packs.comparing import Difference, Lateness
+from inspector.packs.store import Store
 from inspector.plant import Plant, restore
 from inspector.pool import Pool
 from inspector.preprocess import Preprocess
@@ -82,10 +87,13 @@ def build(config: Config) -> Line:
     """
     check(config)
     with ExitStack() as held:
-        engines = pack.load(config.pack)
+        store = Store(config.packs_folder, config.line.name)
+        begun = begin(config, store)
+        engines = begun.pack
         metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
-        opened = held.enter_context(Engines.of(engines, config.runtime))
-        workers = opened.runtime.workers
+        held.enter_context(counted(metrics.warned))
+        duty = held.enter_context(Duty(Engines.of(engines, config.runtime)))
+        workers = duty.current.runtime.workers
         cameras = {c.name: _open_camera(c, i) for i, c in enumerate(config.cameras)}
         sizes = _sizes(config, workers)
         journal = held.enter_context(_journal(config, engines, sizes.in_flight))
@@ -95,15 +103,16 @@ def build(config: Config) -> Line:
         geometries = _geometries(config)
         stop = threading.Event()
         ledger = Ledger(list(cameras))
-        pool = Pool(sizes.pool, opened.runtime.allocate)
+        pool = Pool(sizes.pool, duty.current.runtime.allocate)
         coils = CoilMap(config.line.coil, on_forget=lambda: line.forget_coils())
         restore(coils, journal.telegrams)
-        line = Line(config, Duty(opened), metrics, ledger, journal, coils, stop, held)
+        line = Line(config, duty, metrics, ledger, journal, coils, stop, held)
 
         # ---- the channels between them
         dropped = line.drop_frame
         frames = Channel[Frame](config.line.queue, config.line.when_full, writers=len(cameras), on_drop=dropped)
         batches = Channel[Batch](workers)
+        line.before_networks = frames, batches
         verdicts = Channel[Verdicts](sizes.verdicts, writers=workers)
         graded = Channel[Graded](sizes.graded)
         outboxes = {
@@ -140,6 +149,7 @@ def build(config: Config) -> Line:
             retention=_retention(config.journal),
             waiting=_booked(graded.take, metrics.stage("publish")),
         )
+        line.changes = Changes(config, duty, store, begun, line, metrics)
         recording = line.recording = _recording(line)
         line.drift = _drift(line)
         grading.down = lambda: dict(publish.down)
@@ -216,6 +226,9 @@ class Line:
     publish: Publish = field(init=False)
     cameras: dict[str, Camera] = field(init=False)
     plant: Plant = field(init=False)
+    changes: Changes = field(init=False)
+    before_networks: Sequence[Channel[Any]] = ()
+    """What waits between the cameras and the networks."""
     grading: Grading = field(init=False)
     captures: Sequence[Capture] = ()
     looks: list[Callable[[Graded], None]] = field(default_factory=list)
@@ -244,6 +257,7 @@ class Line:
     def _open_servers(self) -> None:
         config = self.config
         self._serve("watchman", watch_floods)
+        self._open_server("packs", self.changes)
         if self.recording is not None:
             self._open_server("recording", self.recording)
         if self.drift is not None:
@@ -258,7 +272,7 @@ class Line:
             self._open_server("history", self.history)
             self.publish.history = self.history.endpoint
         if config.control is not None:
-            self.control = Control(config.control, self.plant, self.metrics)
+            self.control = Control(config.control, self.plant, self.changes, self.metrics)
             self._open_server("control", self.control)
 
     def _open_server(self, name: str, server: Server) -> None:
@@ -368,6 +382,33 @@ class Line:
         inspected, lost = sum(t.inspected for t in totals), sum(sum(t.lost.values()) for t in totals)
         behind = f"; overload: {self.overload.step.words}" if self.overload is not None and self.overload.step else ""
         return f"{inspected:,} frames inspected, {lost:,} lost, coil {self.coils.now().name}{behind}"
+
+    # ------------------------------------------------------------ what a change of the pack calls
+
+    def busy(self) -> bool:
+        """Frames wait for a network, so whatever can wait should. Where cameras wait too, none can be lost."""
+        if self.config.line.when_full is WhenFull.WAIT:
+            return False
+        return any(channel.statistics().queued for channel in self.before_networks)
+
+    def lateness(self) -> Lateness:
+        """Of all frames so far; those that were lost because the line was behind count as late."""
+        frames, late = self.metrics.lateness()
+        dropped = sum(totals.lost.get(Reason.OVERLOAD, 0) for totals in self.ledger.totals().values())
+        return Lateness(frames + dropped, late + dropped)
+
+    def engaged(self, engines: Engines) -> None:
+        """These engines are on duty from now on."""
+        found, runtime = engines.pack, engines.runtime
+        digests = {name: digest for name, (_, digest) in found.networks().items()}
+        self.metrics.engines(digests, runtime.name, runtime.precisions)
+        self.metrics.on_duty(found.manifest.name, found.manifest.version, found.digest)
+        if self.recording is not None:
+            self.recording.judged_by(found)
+
+    def tell(self, state: str, detail: str) -> None:
+        """A state event about the pack."""
+        self.publish.say("pack", state, detail)
 
     # ------------------------------------------------------------ what the stages call
 
@@ -488,7 +529,8 @@ def _newest(captures: Sequence[Capture]) -> int | None:
 
 
 def _cascade(line: Line) -> CascadeStage:
-    return CascadeStage(line.duty, line.config.grading.merge_px, line.metrics, overload=line.overload)
+    config = line.config
+    return CascadeStage(line.duty, config.grading.merge_px, line.metrics, line.changes.tap, overload=line.overload)
 
 
 def _deliver(line: Line, label: str, index: int, waiting: Callable[[int], Sequence[Event]]) -> Deliver:
@@ -528,8 +570,8 @@ def _show(line: Line, pool: Pool, channels: dict[str, Channel[Any]]) -> None:
     if line.overload is not None:
         names = [*line.pack.class_names.values(), NOT_TYPED_NAME]
         metrics.for_unmeasured(names, line.config.grading.unmeasured_severity)
-    digests = {name: digest for name, (_, digest) in line.pack.networks().items()}
-    metrics.engines(digests, line.runtime.name, line.runtime.precisions)
+    metrics.for_packs(Difference)
+    line.engaged(line.duty.current)
     for name, channel in channels.items():
         metrics.watch_queue(name, channel.statistics)
     metrics.watch_pool(pool.slots, lambda: pool.in_use)

@@ -22,6 +22,7 @@ from inspector.errors import JournalError, SinkError
 from inspector.events import Defect, Event, Gap, Heartbeat, State
 from inspector.journal import Journal, Telegram
 from inspector.ledger import Ledger
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics, Undelivered
 from inspector.records import Draft, Graded
 from inspector.sinks import Sink
@@ -200,9 +201,13 @@ class Publish:
             return
         self._healthy = healthy
         if healthy:
-            log.warning("the journal can be written again")
+            log.warning("the journal can be written again", extra=as_kind(LogKind.JOURNAL_BACK))
         else:
-            log.error("journal: %s; the line goes on, events wait in memory", detail)
+            log.error(
+                "journal: %s; the line goes on, events wait in memory",
+                detail,
+                extra=as_kind(LogKind.JOURNAL_DOWN, reason=detail),
+            )
         self.say("journal", "ok" if healthy else "degraded", detail)
 
     def _retire(self) -> None:
@@ -213,7 +218,7 @@ class Publish:
         try:
             gone = self._journal.retire(time.time_ns(), self._retention.keep_bytes, self._retention.keep_ns)
         except JournalError as error:
-            log.error("journal: old coils cannot be deleted: %s", error)
+            log.error("journal: old coils cannot be deleted: %s", error, extra=as_kind(LogKind.JOURNAL_RETENTION))
             return
         if gone is None:
             return
@@ -225,7 +230,10 @@ class Publish:
             log.info("journal: no longer keeps coil %s", names)
             self.say("retention", "retired", f"coil {names} is no longer kept")
         if gone.over:
-            log.error("journal: it holds more than keep_gb, and no closed coil is left to delete")
+            log.error(
+                "journal: it holds more than keep_gb, and no closed coil is left to delete",
+                extra=as_kind(LogKind.JOURNAL_OVER),
+            )
             self.say("retention", "over", "it holds more than keep_gb, and no closed coil is left to delete")
 
     def _send(self, events: Sequence[Event]) -> None:
@@ -385,9 +393,14 @@ class Deliver:
             return
         self._up = up
         if up:
-            log.warning("sink %s is back", self._name)
+            log.warning("sink %s is back", self._name, extra=as_kind(LogKind.SINK_BACK, sink=self._name))
         else:
-            log.error("sink %s is down: %s; its events are in the journal", self._name, detail)
+            log.error(
+                "sink %s is down: %s; its events are in the journal",
+                self._name,
+                detail,
+                extra=as_kind(LogKind.SINK_DOWN, sink=self._name, reason=detail),
+            )
         self._on_state(f"sink {self._name}", "up" if up else "down", detail)
 
     def _enter(self) -> None:
@@ -430,6 +443,10 @@ class Serve:
         try:
             self._serve(self._stop)
         except Exception:
-            log.exception("the %s failed; the line goes on without it", self._name)
+            log.exception(
+                "the %s failed; the line goes on without it",
+                self._name,
+                extra=as_kind(LogKind.SERVER_FAILED, stage=self._name),
+            )
             raise
         yield from ()

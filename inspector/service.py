@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inspector import notify
+from inspector import logbook, notify
 from inspector.errors import ConfigError, InspectorError
+from inspector.logbook import LogKind, as_kind
 from inspector.monitor import Health
 from inspector.pipeline import Line, build, load
+from inspector.reloading import Reload
 
 OK, FAILED, CONFIG = 0, 1, 78
 TICK_S = 0.2
@@ -37,29 +39,35 @@ log = logging.getLogger(__name__)
 
 
 def run(path: Path) -> int:
-    """Run the line of a YAML file until SIGTERM or SIGINT, or until its strip ends."""
-    stop = threading.Event()
-    with stopped_by_signals(stop):
+    """Run the line of a YAML file until SIGTERM or SIGINT, or until its strip ends. SIGHUP reads the file again."""
+    stop, hung_up = threading.Event(), threading.Event()
+    with stopped_by_signals(stop, hung_up):
         try:
-            with build(load(path)) as line:
+            config = load(path)
+            logbook.about(config.line.name)
+            with build(config) as line:
                 _announce(line)
-                return watch(line, stop)
+                return watch(line, stop, reload=Reload(path, line, hung_up))
         except ConfigError as error:
-            log.error("%s", error)
+            log.error("%s", error, extra=as_kind(LogKind.CONFIGURATION))
             notify.status(f"configuration error: {error}")
             return CONFIG
         except InspectorError as error:
-            log.error("%s", error)
+            log.error("%s", error, extra=as_kind(LogKind.START_FAILED))
             return FAILED
 
 
-def watch(line: Line, stop: threading.Event, tick: Callable[[], None] = lambda: None) -> int:
+def watch(
+    line: Line, stop: threading.Event, tick: Callable[[], None] = lambda: None, reload: Reload | None = None
+) -> int:
     """Follow a started line to its end; `tick` is called a few times a second. Returns the exit code."""
     speaker = _Speaker(line)
     deadline = float("inf")
     while line.running and time.monotonic() < deadline:
         line.crew.join(TICK_S)
         tick()
+        if reload is not None and reload.wanted.is_set():
+            speaker.reload(reload)
         if stop.is_set() and not line.stop.is_set():
             log.info("stopping: no new frames, draining the rest")
             notify.stopping("draining")
@@ -104,22 +112,46 @@ class _Speaker:
             notify.progress(health.status)
         hanging = set(crew.stalled(half_s))
         for name in sorted(hanging - self._hanging):
-            log.error("stage %s has made no progress for %.0f s; where it is:\n%s", name, half_s, crew.trace(name))
+            log.error(
+                "stage %s has made no progress for %.0f s",
+                name,
+                half_s,
+                extra=as_kind(LogKind.STAGE_HANGS, stage=name, trace=crew.trace(name)),
+            )
         for name in sorted(self._hanging - hanging):
-            log.warning("stage %s goes on", name)
+            log.warning("stage %s goes on", name, extra=as_kind(LogKind.STAGE_GOES_ON, stage=name))
         self._hanging = hanging
         if not self._ready and crew.stalled(2 * half_s):
             notify.hangs(f"while starting, these hang: {', '.join(sorted(hanging))}")
+
+    def reload(self, reload: Reload) -> None:
+        """Read the configuration again; systemd hears of it once it has heard that the line is ready."""
+        if self._ready:
+            notify.reloading()
+        reload.now()
+        if self._ready:
+            notify.ready(self._line.health().status)
 
 
 def _outcome(line: Line) -> int:
     failure = line.crew.failure
     if failure is not None:
         name, error = failure
-        log.error("stage %s failed: %s", name, error, exc_info=_trace(error))
+        log.error(
+            "stage %s failed: %s",
+            name,
+            error,
+            exc_info=_trace(error),
+            extra=as_kind(LogKind.STAGE_FAILED, stage=name, reason=error),
+        )
         return CONFIG if isinstance(error, ConfigError) else FAILED
     if line.running:
-        log.error("the line did not drain in %.0f s: %s", DRAIN_S, "; ".join(line.health().reasons))
+        log.error(
+            "the line did not drain in %.0f s: %s",
+            DRAIN_S,
+            "; ".join(line.health().reasons),
+            extra=as_kind(LogKind.DRAIN_FAILED),
+        )
         return FAILED
     log.info("ended: %s", line.health().status)
     return OK
@@ -142,10 +174,16 @@ def _announce(line: Line) -> None:
 
 
 @contextmanager
-def stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `stop`; a second one ends the process at once, as people expect."""
+def stopped_by_signals(stop: threading.Event, hung_up: threading.Event | None = None) -> Iterator[None]:
+    """SIGTERM and SIGINT set `stop`; a second one ends the process at once, as people expect.
+
+    SIGHUP sets `hung_up`, as often as it comes; without one it is like SIGTERM: the terminal has gone.
+    """
 
     def handle(number: int, _: object) -> None:
+        if number == signal.SIGHUP and hung_up is not None:
+            hung_up.set()
+            return
         if stop.is_set():
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from inspector.cascade import Cascade
-from inspector.engines import Duty, Turn
+from inspector.engines import Duty, Engines, Turn
 from inspector.errors import EngineError
 from inspector.events import Depth
 from inspector.grading import Grading
@@ -78,6 +78,8 @@ class CascadeStage(Idle):
         self._merge_px = merge_px
         self._tap = tap
         self._turn: Turn | None = None
+        self._known: list[tuple[Engines, Cascade]] = []
+        """What is used and what was before it: if that comes back, its stream is warm."""
 
     def __enter__(self) -> Self:
         self._use(self._duty.take(None))
@@ -128,10 +130,12 @@ class CascadeStage(Idle):
         self._use(before)
 
     def _use(self, turn: Turn) -> None:
-        engines = None if self._turn is None else self._turn.engines
         self._turn = turn
-        if turn.engines is not engines:
-            self._cascade = Cascade(turn.engines.pack, turn.engines.stream(), self._merge_px)
+        cascade = next((known for engines, known in self._known if engines is turn.engines), None)
+        if cascade is None:
+            cascade = Cascade(turn.engines.pack, turn.engines.stream(), self._merge_px)
+            self._known = [*self._known[-1:], (turn.engines, cascade)]
+        self._cascade = cascade
 
     def finish(self) -> Iterator[Verdicts]:
         yield from ()

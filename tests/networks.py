@@ -101,6 +101,21 @@ def conv_segment(tile: Tile, seed: int = 3) -> onnx.ModelProto:
     return graph(nodes, tile, ("probability", TensorProto.UINT8, list(tile)))
 
 
+def uniform_segment(tile: Tile, grey: int) -> onnx.ModelProto:
+    """A segmenter that says the same of every pixel of every tile."""
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["greys"], to=TensorProto.FLOAT),
+        constant("nothing", np.float32(0)),
+        constant("grey", np.float32(grey)),
+        helper.make_node("Mul", ["greys", "nothing"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "grey"], ["same"]),
+        constant("axis", np.array([1], dtype=np.int64)),
+        helper.make_node("Squeeze", ["same", "axis"], ["flat"]),
+        helper.make_node("Cast", ["flat"], ["probability"], to=TensorProto.UINT8),
+    ]
+    return graph(nodes, tile, ("probability", TensorProto.UINT8, list(tile)))
+
+
 def failing_gate(tile: Tile, level: int, *, below: bool = False) -> onnx.ModelProto:
     """A gate that fails in the runtime on any tile with a grey of `level` or more (`below`: on any with none)."""
     reach = np.zeros(256, dtype=np.int64)
@@ -115,6 +130,22 @@ def failing_gate(tile: Tile, level: int, *, below: bool = False) -> onnx.ModelPr
         helper.make_node("Gather", ["table", "place"], ["score"]),  # there is no place 5
     ]
     return graph(nodes, tile, ("score", TensorProto.FLOAT, []))
+
+
+def failing_types(tile: Tile, classes: int) -> onnx.ModelProto:
+    """Types that fail in the runtime on every tile."""
+    nodes = [
+        helper.make_node("Cast", ["frames"], ["grey"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["grey"], ["most"], axes=[2, 3], keepdims=0),
+        helper.make_node("Cast", ["most"], ["index"], to=TensorProto.INT64),
+        constant("far", np.int64(1000)),
+        helper.make_node("Add", ["index", "far"], ["place"]),
+        constant("table", np.zeros(1, dtype=np.float32)),
+        helper.make_node("Gather", ["table", "place"], ["one"]),
+        constant("times", np.array([1, classes], dtype=np.int64)),
+        helper.make_node("Tile", ["one", "times"], ["scores"]),
+    ]
+    return graph(nodes, tile, ("scores", TensorProto.FLOAT, [classes]))
 
 
 def graded_types(tile: Tile, classes: int = 4) -> onnx.ModelProto:

@@ -24,18 +24,28 @@ TILE = (32, 64)
 
 
 def make_pack(
-    folder: Path, *, tile: tuple[int, int] = TILE, minimum_area_px: int = 4, classes: int = 4, factor: float = 3.0
+    folder: Path,
+    *,
+    tile: tuple[int, int] = TILE,
+    minimum_area_px: int = 4,
+    classes: int = 4,
+    factor: float = 3.0,
+    version: str = "1",
+    level: int = 200,
 ) -> Path:
-    """Write a pack into `folder` (made if missing) and return it."""
+    """Write a pack into `folder` (made if missing) and return it.
+
+    `level`: the gate fires from this grey on, and class 1 begins there; 0: every pixel of every frame is a defect.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     numbers = list(BAND)[:classes]
-    files = {"gate": _gate(tile), "types": _types(tile, numbers)}
-    files |= {f"segment_{number}": _segment(tile, number) for number in numbers}
+    files = {"gate": _gate(tile, level), "types": _types(tile, numbers, level)}
+    files |= {f"segment_{number}": _segment(tile, number, level) for number in numbers}
     digests = {name: _save(folder / f"{name}.onnx", model) for name, model in files.items()}
     manifest = {
         "format": 1,
         "name": "bands",
-        "version": "1",
+        "version": version,
         "tile": {"height": tile[0], "width": tile[1]},
         "classes": [{"number": n, "name": f"class{n}"} for n in numbers],
         "gate": {"file": "gate.onnx", "sha256": digests["gate"], "threshold": 0.5},
@@ -92,11 +102,11 @@ def _constant(name: str, value: np.ndarray) -> onnx.NodeProto:
     return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
 
 
-def _in_band(number: int, out: str) -> list[onnx.NodeProto]:
+def _in_band(number: int, out: str, level: int) -> list[onnx.NodeProto]:
     """bool [batch, 1, H, W]: the pixels of a class."""
     low, high = f"{out}_low", f"{out}_high"
     return [
-        _constant(low, np.float32(BAND[number])),
+        _constant(low, np.float32(level if number == 1 else BAND[number])),
         _constant(high, np.float32(BAND[number] + 10)),
         helper.make_node("GreaterOrEqual", ["grey", low], [f"{out}_a"]),
         helper.make_node("Less", ["grey", high], [f"{out}_b"]),
@@ -108,10 +118,10 @@ def _grey() -> onnx.NodeProto:
     return helper.make_node("Cast", ["frames"], ["grey"], to=TensorProto.FLOAT)
 
 
-def _gate(tile: tuple[int, int]) -> onnx.ModelProto:
+def _gate(tile: tuple[int, int], level: int) -> onnx.ModelProto:
     nodes = [
         _grey(),
-        _constant("level", np.float32(200)),
+        _constant("level", np.float32(level)),
         helper.make_node("GreaterOrEqual", ["grey", "level"], ["fires"]),
         helper.make_node("Cast", ["fires"], ["fires_f"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMax", ["fires_f"], ["score"], axes=[1, 2, 3], keepdims=0),
@@ -119,10 +129,10 @@ def _gate(tile: tuple[int, int]) -> onnx.ModelProto:
     return _model(nodes, tile, helper.make_tensor_value_info("score", TensorProto.FLOAT, ["batch"]))
 
 
-def _types(tile: tuple[int, int], numbers: list[int]) -> onnx.ModelProto:
+def _types(tile: tuple[int, int], numbers: list[int], level: int) -> onnx.ModelProto:
     nodes = [_grey()]
     for number in numbers:
-        nodes += _in_band(number, f"band{number}")
+        nodes += _in_band(number, f"band{number}", level)
         nodes.append(helper.make_node("Cast", [f"band{number}"], [f"f{number}"], to=TensorProto.FLOAT))
         nodes.append(helper.make_node("ReduceMax", [f"f{number}"], [f"s{number}"], axes=[2, 3], keepdims=0))
     nodes.append(helper.make_node("Concat", [f"s{number}" for number in numbers], ["scores"], axis=1))
@@ -130,10 +140,10 @@ def _types(tile: tuple[int, int], numbers: list[int]) -> onnx.ModelProto:
     return _model(nodes, tile, output)
 
 
-def _segment(tile: tuple[int, int], number: int) -> onnx.ModelProto:
+def _segment(tile: tuple[int, int], number: int, level: int) -> onnx.ModelProto:
     nodes = [
         _grey(),
-        *_in_band(number, "band"),
+        *_in_band(number, "band", level),
         _constant("sure", np.float32(240)),
         _constant("none", np.float32(0)),
         helper.make_node("Where", ["band", "sure", "none"], ["map"]),

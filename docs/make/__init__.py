@@ -8,20 +8,18 @@ Nothing here knows a single key or metric: a new one needs its documentation ben
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from docs.make import configuration, metrics, sizing
+from docs.make.markdown import filled
 
 FOLDER = Path(__file__).parents[1]
-
-
-def _sizing() -> str:
-    return sizing.filled((FOLDER / "sizing.md").read_text(encoding="utf-8"))
 
 
 MADE: Mapping[str, Callable[[], str]] = {
     "configuration.md": configuration.page,
     "metrics.md": metrics.page,
-    "sizing.md": _sizing,
+    "sizing.md": partial(filled, FOLDER / "sizing.md", sizing.TABLES),
 }
 """File in docs/ -> what makes the text that should stand in it."""

@@ -53,7 +53,7 @@ def page() -> str:
         "",
     ]
     for kind in values():
-        lines += [inspect.cleandoc(kind.__doc__ or ""), "", *_choices(kind), ""]
+        lines += [f"### {kind.__name__}", "", inspect.cleandoc(kind.__doc__ or ""), "", *choices(kind), ""]
     return "\n".join(lines)
 
 
@@ -99,6 +99,16 @@ def values() -> list[type[StrEnum]]:
     ]
 
 
-def _choices(kind: type[StrEnum]) -> list[str]:
+def choices(kind: type[StrEnum]) -> list[str]:
+    """The values and their meanings.
+
+    Raises:
+        LookupError: a value has no documentation beneath itself.
+    """
     notes = notes_beneath(kind)
-    return table(("value", "meaning"), [(f"`{choice.value}`", notes.get(choice.name, "")) for choice in kind])
+    bare = next((choice.name for choice in kind if choice.name not in notes), None)
+    if bare:
+        raise LookupError(
+            f"{kind.__module__}.{kind.__qualname__}.{bare}: no documentation beneath it; say what it means"
+        )
+    return table(("value", "meaning"), [(f"`{choice.value}`", notes[choice.name]) for choice in kind])

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import ceil, floor
 
-from docs.make.markdown import table
+from docs.make.markdown import Tables, table
 
 FRAME_PX = 1600 * 256
 """A reference frame."""
@@ -104,19 +102,4 @@ def _whole(figure: float) -> str:
     return f"{floor(figure + 0.5):,}"
 
 
-TABLES: Mapping[str, Callable[[], list[str]]] = {"rates": rates, "cores": cores}
-
-
-def filled(text: str) -> str:
-    """The text with each table between its `<!-- NAME: ... -->` and the next `<!-- end -->` made anew.
-
-    Raises:
-        LookupError: a table has no place in it.
-    """
-    for name, lines in TABLES.items():
-        place = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
-        made = "\n".join(lines())
-        text, count = place.subn(lambda found, made=made: f"{found[1]}\n{made}\n\n{found[2]}", text)  # type: ignore[misc]
-        if count != 1:
-            raise LookupError(f"docs/sizing.md: `<!-- {name}: ... -->` stands there {count} times, not once")
-    return text
+TABLES: Tables = {"rates": rates, "cores": cores}

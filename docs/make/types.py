@@ -78,6 +78,8 @@ def words(kind: Any) -> str:
             item = words(kind.item_type)
             least = f", at least {kind.min_length}" if kind.min_length else ""
             return f"list of {'sections' if item == 'section' else item}{least}"
+        case msgspec.inspect.TupleType(item_types=items):
+            return f"list of {len(items)}: {', '.join(dict.fromkeys(map(words, items)))}"
         case msgspec.inspect.DictType(key_type=key, value_type=value):
             return f"mapping of {words(key)} to {words(value)}"
         case msgspec.inspect.StructType():

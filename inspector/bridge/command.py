@@ -26,6 +26,7 @@ from inspector.bridge.forward import Broker, DurablePlace, Forward, settled
 from inspector.bridge.window import Window
 from inspector.client import subscribe
 from inspector.errors import ConfigError
+from inspector.logbook import LogKind, as_kind
 
 IN_FLIGHT = 1000
 """Events that were read and the broker has not acknowledged, at most."""
@@ -118,7 +119,10 @@ async def _run(options: argparse.Namespace, make: Make) -> int:
     place = places.read() if places else None
     broker = make(options, window, partial(settled, place, options.topic))
     if places is None:
-        log.warning("no --place: after a restart the bridge does not know what it has forwarded already")
+        log.warning(
+            "no --place: after a restart the bridge does not know what it has forwarded already",
+            extra=as_kind(LogKind.BRIDGE_PLACE),
+        )
     stream = subscribe(
         *options.addresses,
         topics=options.topic,
@@ -174,7 +178,10 @@ async def _drained(forward: Forward, sending: asyncio.Future[Any]) -> None:
     draining = asyncio.ensure_future(forward.drain(DRAIN_S))
     await asyncio.wait((draining, sending), return_when=asyncio.FIRST_COMPLETED)
     if not draining.done() or not draining.result():
-        log.warning("the broker has not acknowledged the last events; they are read again at the next start")
+        log.warning(
+            "the broker has not acknowledged the last events; they are read again at the next start",
+            extra=as_kind(LogKind.BRIDGE_PLACE),
+        )
     await _cancelled(draining)
 
 

@@ -21,6 +21,7 @@ from inspector.bridge.window import Window
 from inspector.client.place import Place, PlaceFile
 from inspector.errors import Lagging, Refused, Silent, StreamError
 from inspector.events import CoilEvent, Event, Heartbeat
+from inspector.logbook import LogKind, as_kind
 
 SNAPSHOT_S = 0.1
 """The place is stored this often at most."""
@@ -122,9 +123,9 @@ class Forward:
     def _tell(self, error: StreamError) -> None:
         """A loss is a message too: a consumer must not take silence for a clean strip."""
         if isinstance(error, Lagging | Silent | Refused):  # nothing is lost: the journal has it
-            log.warning("%s", error)
+            log.warning("%s", error, extra=as_kind(LogKind.BRIDGE_TROUBLE))
             return
-        log.error("%s", error)
+        log.error("%s", error, extra=as_kind(LogKind.BRIDGE_TROUBLE))
         self.lost += 1
         self._window.put(notices.TOPIC, *notices.lost(error))
 

@@ -26,6 +26,7 @@ from inspector.bridge.link import ACK_S, RETRY_S, Unwell
 from inspector.bridge.notices import too_large
 from inspector.bridge.window import Message, Window
 from inspector.errors import ConfigError
+from inspector.logbook import LogKind, as_kind
 
 KEEPALIVE_S = 10
 OVERHEAD = 1024
@@ -85,7 +86,14 @@ class Mqtt:
         """One line a kind of trouble, not one a second."""
         text = str(error) or type(error).__name__
         if text != self._down:
-            log.warning("%s:%d: %s; %d events wait", self._options.host, self._options.port, text, len(self._window))
+            log.warning(
+                "%s:%d: %s; %d events wait",
+                self._options.host,
+                self._options.port,
+                text,
+                len(self._window),
+                extra=as_kind(LogKind.BRIDGE_DOWN, reason=text),
+            )
         self._down = text
 
     # ------------------------------------------------------------ a connection
@@ -107,7 +115,9 @@ class Mqtt:
         """Send until something is wrong."""
         self._window.again()
         if self._down:
-            log.warning("%s:%d: connected again", self._options.host, self._options.port)
+            log.warning(
+                "%s:%d: connected again", self._options.host, self._options.port, extra=as_kind(LogKind.BRIDGE_BACK)
+            )
         self._down = ""
         session.publish(self._status, b"online", retain=True)
         tasks = [asyncio.ensure_future(work) for work in (self._send(session), session.watch(), session.broken)]
@@ -125,7 +135,12 @@ class Mqtt:
             await session.room.acquire()
             message = await self._window.take()
             if len(message.body) + len(message.key) + OVERHEAD > session.largest:
-                log.error("%s: %d bytes are more than the broker takes", message.key, len(message.body))
+                log.error(
+                    "%s: %d bytes are more than the broker takes",
+                    message.key,
+                    len(message.body),
+                    extra=as_kind(LogKind.BRIDGE_REFUSED),
+                )
                 message = too_large(message)
             session.publish(
                 naming.mqtt_topic(self._options.prefix, message.topic),

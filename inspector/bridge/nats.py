@@ -35,6 +35,7 @@ from inspector.bridge.link import ACK_S, RETRY_S, Unwell
 from inspector.bridge.notices import too_large
 from inspector.bridge.window import Window
 from inspector.errors import ConfigError
+from inspector.logbook import LogKind, as_kind
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -157,7 +158,13 @@ class JetStream:
         """One line a kind of trouble, not one a second."""
         text = str(error) or type(error).__name__
         if text != self._down:
-            log.warning("%s: %s; %d events wait", ", ".join(self._options.servers), text, len(self._window))
+            log.warning(
+                "%s: %s; %d events wait",
+                ", ".join(self._options.servers),
+                text,
+                len(self._window),
+                extra=as_kind(LogKind.BRIDGE_DOWN, reason=text),
+            )
         self._down = text
 
     # ------------------------------------------------------------ a connection
@@ -211,7 +218,7 @@ class JetStream:
         self._sent.clear()
         self._window.again()
         if self._down:
-            log.warning("%s: connected again", ", ".join(self._options.servers))
+            log.warning("%s: connected again", ", ".join(self._options.servers), extra=as_kind(LogKind.BRIDGE_BACK))
         self._down = ""
         tasks = [asyncio.ensure_future(work) for work in (self._send(client, inbox), self._watch(), self._broken)]
         try:
@@ -236,6 +243,7 @@ class JetStream:
                     message.key,
                     len(message.body),
                     self._largest,
+                    extra=as_kind(LogKind.BRIDGE_REFUSED),
                 )
                 message = too_large(message)
             self._sent[message.number] = time.monotonic()

@@ -16,6 +16,7 @@ from inspector.cameras._gentl_words import UNKNOWN, Kind, Ready, Record
 from inspector.cameras._odometer import Odometer
 from inspector.errors import CameraError
 from inspector.events import Reason
+from inspector.logbook import LogKind, as_kind
 from inspector.pool import Pool
 from inspector.records import Frame, Loss
 
@@ -155,7 +156,12 @@ class Feed:
         if encoder.source != "chunk":
             return None
         if not record.has_chunk and not self._chunkless:
-            log.warning("camera %s: a frame came without %s; lines are counted instead", self._name, encoder.chunk)
+            log.warning(
+                "camera %s: a frame came without %s; lines are counted instead",
+                self._name,
+                encoder.chunk,
+                extra=as_kind(LogKind.ENCODER_MISSING, camera=self._name),
+            )
             self._chunkless = True
         return record.chunk if record.has_chunk else None
 

@@ -15,6 +15,7 @@ import msgspec
 from inspector.cameras._gentl_ring import Gone, Ring
 from inspector.cameras._gentl_words import Kind, Nonsense, Record, Request
 from inspector.errors import CameraError
+from inspector.logbook import LogKind, as_kind
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ class Process:
             try:
                 self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:  # in the middle of a call of a driver in the kernel; it dies after that
-                log.error("process %d does not end: its driver holds it", self.pid)
+                log.error("process %d does not end: its driver holds it", self.pid, extra=as_kind(LogKind.DRIVER_HELD))
         os.close(self._words)
 
 

@@ -15,6 +15,7 @@ from inspector.cameras._aravis import Device, Refused
 from inspector.cameras._aravis_stream import ChunkParser, Stream
 from inspector.cameras._gige_options import Options
 from inspector.errors import CameraError
+from inspector.logbook import LogKind, as_kind
 
 log = logging.getLogger(__name__)
 
@@ -263,4 +264,5 @@ def _warn_of_small_buffer(needed: int) -> None:
             log.warning(
                 "packets may be lost: no CAP_NET_RAW, and net.core.rmem_max is %d bytes; make it %d with sysctl -w",
                 *(allowed, needed),
+                extra=as_kind(LogKind.PACKETS_AT_RISK),
             )

@@ -30,6 +30,7 @@ from inspector.cameras._gentl_process import Process
 from inspector.cameras._gentl_words import Listed, Nonsense, Ready, Request
 from inspector.cameras._odometer import Odometer
 from inspector.errors import CameraError, ConfigError
+from inspector.logbook import LogKind, as_kind
 from inspector.pool import Pool
 from inspector.records import Frame, Loss
 
@@ -196,7 +197,9 @@ def discover(timeout_s: float) -> list[Found]:
                 listed = msgspec.json.decode(process.ready(max(0.1, deadline - time.monotonic())), type=list[Listed])
                 found += [_found(path, device) for device in listed]
             except (CameraError, msgspec.MsgspecError) as error:
-                log.warning("gentl: the devices of %s cannot be listed: %s", path, error)
+                log.warning(
+                    "gentl: the devices of %s cannot be listed: %s", path, error, extra=as_kind(LogKind.PRODUCER)
+                )
     finally:
         for _, process in asked:
             process.stop()

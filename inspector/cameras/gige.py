@@ -32,6 +32,7 @@ from inspector.cameras._gige_watch import ExposureTimes, Silence, packets_lost
 from inspector.cameras._odometer import Odometer
 from inspector.errors import CameraError, ConfigError
 from inspector.events import Reason
+from inspector.logbook import LogKind, as_kind
 from inspector.pool import Pool
 from inspector.records import Frame, Loss
 
@@ -240,7 +241,13 @@ class _Opening:
             return self._session.chunks.integer(popped.handle, self._o.encoder.chunk)
         except Refused as error:
             if not self._chunk_missed:
-                log.warning("camera %s: frames come without %s: %s", self._name, self._o.encoder.chunk, error)
+                log.warning(
+                    "camera %s: frames come without %s: %s",
+                    self._name,
+                    self._o.encoder.chunk,
+                    error,
+                    extra=as_kind(LogKind.ENCODER_MISSING, camera=self._name),
+                )
             self._chunk_missed = True
             return None
 

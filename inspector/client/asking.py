@@ -11,6 +11,7 @@ import msgspec
 
 from inspector.errors import Refused
 from inspector.events import JournalMark, as_json
+from inspector.logbook import LogKind, as_kind
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,12 @@ class Asking:
             self._unanswered = 0
             return None
         self._unanswered += 1
-        log.warning("%s: its history at %s does not answer; asking again", self._source, self.endpoint)
+        log.warning(
+            "%s: its history at %s does not answer; asking again",
+            self._source,
+            self.endpoint,
+            extra=as_kind(LogKind.CLIENT_SILENT),
+        )
         if self._unanswered < REFUSED_AFTER:
             return None
         self._unanswered = 0
@@ -134,7 +140,12 @@ class Asking:
         try:
             answer = _decode(head)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            log.warning("%s: its history says something that is no answer: %s", self._source, error)
+            log.warning(
+                "%s: its history says something that is no answer: %s",
+                self._source,
+                error,
+                extra=as_kind(LogKind.CLIENT_UNKNOWN),
+            )
             return None
         if self._number is None or answer.id not in (self._number, None):
             return None

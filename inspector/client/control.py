@@ -1,4 +1,4 @@
-"""The plant's side of the control socket: name coils, say that the strip stands, ask how the line is."""
+"""The plant's side of the control socket: name coils, say that the strip stands, ask how the line is, change packs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from inspector.events import CameraTotals, JournalMark, as_json
 
 LONGEST_ANSWER = 16 << 20
 """Bytes."""
-QUESTIONS = ("coil show", "state")
+QUESTIONS = ("coil show", "state", "packs status")
 """What changes nothing."""
 
 
@@ -80,6 +80,37 @@ class LineState(msgspec.Struct, frozen=True, kw_only=True):
     high_water: dict[str, int] = {}
     undelivered: dict[str, int] = {}
     journal: JournalMark | None = None
+
+
+class PackShown(msgspec.Struct, frozen=True, kw_only=True):
+    """A pack of engines."""
+
+    name: str = ""
+    version: str = ""
+    digest: str = ""
+
+
+class PacksState(msgspec.Struct, frozen=True, kw_only=True):
+    """What pack is on duty, and what a change is at."""
+
+    phase: str = ""
+    """`idle`, `loading`, `shadow` or `watch`."""
+    on_duty: PackShown = PackShown()
+    folder: str = ""
+    """Where it lies on the daemon's machine."""
+    previous: str | None = None
+    """Folder of the pack that a rollback brings back; None: the daemon knows of none."""
+    candidate: PackShown | None = None
+    """The pack that is tried."""
+    compared: int = 0
+    """Frames compared in this phase."""
+    wanted: int = 0
+    skipped: int = 0
+    """Frames that were left out, as the line was behind."""
+    seen: str = ""
+    """What the comparison found so far, a sentence for people."""
+    last: str = ""
+    """What became of the last change, a sentence for people."""
 
 
 class _Answer(msgspec.Struct, frozen=True):
@@ -145,6 +176,22 @@ class Control:
         """How the daemon is."""
         return self._ask(LineState, "state")
 
+    def packs(self) -> PacksState:
+        """What pack is on duty, and what a change is at."""
+        return self._ask(PacksState, "packs status")
+
+    def stage_pack(self, name: str) -> PacksState:
+        """A pack that lies in the line's folder of packs, under that name, is wanted on duty; it is tried from now."""
+        return self._ask(PacksState, "packs stage", pack=name)
+
+    def cancel_pack(self) -> PacksState:
+        """The change under way ends; the old pack stays or comes back."""
+        return self._ask(PacksState, "packs cancel")
+
+    def roll_back_pack(self) -> PacksState:
+        """The pack that was on duty before comes back."""
+        return self._ask(PacksState, "packs rollback")
+
     # ------------------------------------------------------------ asking
 
     def _ask(self, shape: type[A], ask: str, **said: Any) -> A:
@@ -175,7 +222,8 @@ class Control:
             return body
         self._disconnect()  # what was not sent by now must not come later
         keys = ", is server_key its own, and may our key `control`" if self._curve is not None else ""
-        done = "" if ask in QUESTIONS else "; `inspector coil show` tells whether it was done all the same"
+        show = "packs status" if ask.startswith("packs") else "coil show"
+        done = "" if ask in QUESTIONS else f"; `inspector {show}` tells whether it was done all the same"
         raise Refused(
             f"{self._address}: no answer within {self._timeout_s:g} s: is the daemon running, is this its "
             f"control.address{keys}?{done}"

@@ -16,6 +16,7 @@ from inspector.client.reading import Item, read
 from inspector.client.watch import Silence
 from inspector.errors import Refused, Silent, StreamError
 from inspector.events import Event
+from inspector.logbook import LogKind, as_kind
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,12 @@ class Machine:
             self._trouble.append(StreamError(f"{self._addresses[link]}: {error}"))
         else:
             if item.topic.startswith("heartbeat/") and (gone_s := self._silences[link].heard(now)):
-                log.warning("%s: the heartbeat is back after %.0f s", self._addresses[link], gone_s)
+                log.warning(
+                    "%s: the heartbeat is back after %.0f s",
+                    self._addresses[link],
+                    gone_s,
+                    extra=as_kind(LogKind.CLIENT_BACK),
+                )
             self._pass_on(link, item, now)
 
     def _pass_on(self, link: int, item: Item, now: float) -> None:
@@ -141,7 +147,7 @@ class Machine:
         if self._loud:
             self._trouble.append(Silent(text))
         else:
-            log.warning("%s; waiting for it", text)
+            log.warning("%s; waiting for it", text, extra=as_kind(LogKind.CLIENT_SILENT))
 
     def refused(self, link: int, why: str) -> None:
         """That address does not let us in."""

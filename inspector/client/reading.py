@@ -10,6 +10,7 @@ import msgspec
 
 from inspector.errors import StreamError
 from inspector.events import CoilEvent, Data, Defect, Event, Gap, Heartbeat, State
+from inspector.logbook import LogKind, as_kind
 
 log = logging.getLogger(__name__)
 
@@ -125,4 +126,5 @@ def _tell_once(envelope: _Envelope) -> None:
             "%s sends events of kind %r, which this version does not know: they are skipped",
             envelope.source,
             envelope.data.kind,
+            extra=as_kind(LogKind.CLIENT_UNKNOWN),
         )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from inspector.doctor import machine, software
+from inspector.doctor import machine, plans, software
 from inspector.doctor.findings import Finding, Report, State, as_json, show
 
 __all__ = ["Finding", "Report", "State", "as_json", "doctor", "main", "show"]
@@ -27,6 +27,7 @@ def doctor(packs: Sequence[Path] = (), root: Path = machine.ROOT) -> Report:
         *machine.examine(root),
         *software.examine(machine.driver_version(root)),
         *software.packs(packs),
+        *plans.examine(packs, root),
     ]
     return Report(findings=rows)
 

@@ -48,9 +48,10 @@ class Vendor:
 
 
 VENDORS = (
-    Vendor("tensorrt", "pip install tensorrt", "runtimes", "tensorrt", needs_gpu=True),
+    Vendor("tensorrt", "pip install 'inspector[gpu]'", "runtimes", "tensorrt", needs_gpu=True),
     Vendor("tensorrt_rtx", "pip install tensorrt-rtx", "runtimes", "tensorrt", needs_gpu=True),
-    Vendor("pycuda", "pip install pycuda", "runtimes", "tensorrt", needs_gpu=True),
+    Vendor("pycuda.driver", "pip install 'inspector[gpu]'", "runtimes", "tensorrt", needs_gpu=True),
+    Vendor("cuda.bindings", "pip install 'inspector[gpu]'", "runtimes", "tensorrt", needs_gpu=True),
     Vendor("openvino", "pip install openvino", "runtimes", "openvino"),
     Vendor("pypylon", "pip install pypylon", "cameras", "basler"),
     Vendor("harvesters", "pip install harvesters", "cameras", "gentl"),
@@ -201,7 +202,7 @@ def packs(folders: Sequence[Path]) -> Iterator[Finding]:
 
     A folder that was named must hold good packs only; of the usual places it is enough that one pack is good.
     """
-    found = [_pack(folder) for folder in _candidates(folders or usual_folders())]
+    found = [_pack(folder) for folder in pack_folders(folders)]
     if not found:
         yield _no_pack(folders)
     spare = not folders and any(finding.state is State.OK for finding in found)
@@ -223,8 +224,9 @@ def usual_folders() -> list[Path]:
     return [here] if here.resolve() == beside else [here, beside]
 
 
-def _candidates(folders: Sequence[Path]) -> Iterator[Path]:
-    for folder in folders:
+def pack_folders(folders: Sequence[Path]) -> Iterator[Path]:
+    """The packs in or below these folders, or where packs usually lie if none is named."""
+    for folder in folders or usual_folders():
         inside = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
         yield from [folder] if (folder / MANIFEST).exists() else inside
 

@@ -1,6 +1,7 @@
 """Parquet with typed columns, written a row group at a time, in the order in which the events happened.
 
-The file's metadata names the coil, the line's `source` and the digests of the packs that looked at it.
+The file's metadata names the coil, the line's `source` and the digests of the packs that its runs started with; each
+row has that of the pack which found it.
 """
 
 from __future__ import annotations

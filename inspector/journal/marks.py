@@ -22,6 +22,8 @@ from typing import Annotated
 
 import msgspec
 
+from inspector.logbook import LogKind, as_kind
+
 log = logging.getLogger(__name__)
 
 SLOT = 32 * 1024
@@ -90,6 +92,7 @@ class Marks:
             "are away; mend it before the next start",
             self._path,
             error.strerror,
+            extra=as_kind(LogKind.MARKS),
         )
 
     def put(self, marked: Marked) -> None:
@@ -126,7 +129,7 @@ class Marks:
         """Once for each failure of the journal, not for each event."""
         if text not in self._complaints:
             self._complaints.add(text)
-            log.warning("%s", text)
+            log.warning("%s", text, extra=as_kind(LogKind.MARKS))
 
     def superseded(self) -> None:
         """All that was put is in the journal."""

@@ -13,6 +13,7 @@ from inspector.events import CoilEvent
 from inspector.journal.identity import nanoseconds
 from inspector.journal.spans import Spans
 from inspector.journal.store import FORMAT, SCHEMA_2, complete, damaged, format_of, rows, transaction
+from inspector.logbook import LogKind, as_kind
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
     """
     if format_of(db) == FORMAT:
         return
-    log.warning("%s: this journal of format 1 becomes one of format %d", path, FORMAT)
+    log.warning(
+        "%s: this journal of format 1 becomes one of format %d", path, FORMAT, extra=as_kind(LogKind.JOURNAL_MIGRATED)
+    )
     try:
         with transaction(db, path):
             db.execute("ALTER TABLE topic ADD COLUMN retired INTEGER NOT NULL DEFAULT 0")

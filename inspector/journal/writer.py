@@ -27,6 +27,7 @@ from inspector.journal.settle import Resumed, end_run, resumed, settle_rest, set
 from inspector.journal.spans import Spans, read_spans
 from inspector.journal.store import RunState, connect_writer, read_mark, rows, transaction, translated
 from inspector.journal.telegrams import Telegram, read_telegrams, write_telegrams
+from inspector.logbook import LogKind, as_kind
 from inspector.records import Draft, Graded, Pixels
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,13 @@ class Journal:
     def _settle_unwritten(self, db: sqlite3.Connection, epoch: int, marked: list[Marked]) -> None:
         given_up = settle_unwritten(db, self.path, epoch, highest(marked, self._mark.id, epoch))
         if given_up:
-            log.warning("%s: %d events of run %d were sent and never written", self.path, given_up, epoch)
+            log.warning(
+                "%s: %d events of run %d were sent and never written",
+                self.path,
+                given_up,
+                epoch,
+                extra=as_kind(LogKind.EVENTS_UNWRITTEN, count=given_up),
+            )
 
     def _skip(self, db: sqlite3.Connection) -> None:
         self._next_event = self._mark.last + UNDONE

@@ -81,8 +81,7 @@ class Recording:
         self._section = section
         self._coils = coils
         self._metrics = metrics
-        pack = f"{engines.manifest.name} {engines.manifest.version}"
-        heading = Heading(config, config.cameras, pack, engines.digest)
+        heading = self._heading = Heading(config, config.cameras, _named(engines), engines.digest)
         heading.first, heading.coils = coils.snapshot()
         self._headed = heading.first is not None
         names = [camera.name for camera in config.cameras]
@@ -119,8 +118,12 @@ class Recording:
             graded=self._coils.graded,
             received_ns=time.time_ns(),
         )
-        # A replay finds out by itself that the encoder counts anew.
-        self._know(None if ask == FORGET else entry)
+        # A replay finds out by itself that the encoder counts anew, unless it had done so since the run before.
+        self._know(None if ask == FORGET and entry.after is not None else entry)
+
+    def judged_by(self, engines: Pack) -> None:
+        """Another pack is on duty; from any thread."""
+        self._heading.judged_by(_named(engines), engines.digest)
 
     def _know(self, entry: Told | Stood | None) -> Known:
         known = Known(*self._coils.snapshot(), entry)
@@ -156,3 +159,7 @@ class Recording:
 
     def close(self) -> None:
         """Everything was closed by `serve`."""
+
+
+def _named(engines: Pack) -> str:
+    return f"{engines.manifest.name} {engines.manifest.version}"

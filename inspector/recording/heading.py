@@ -33,6 +33,13 @@ class Heading:
         self._setups = {camera.name: _setup(config, camera, pack, digest) for camera in cameras}
         self.flat_fields: Mapping[str, bytes | None] = {camera.name: _bytes(camera.flat_field) for camera in cameras}
 
+    def judged_by(self, pack: str, digest: str) -> None:
+        """Frames are judged by another pack; what is recorded from the next segment on says so. From any thread."""
+        changed = {
+            name: msgspec.structs.replace(setup, pack=pack, pack_digest=digest) for name, setup in self._setups.items()
+        }
+        self._setups = changed
+
     def header(self, camera: str, part: int) -> Header:
         return Header(
             version=VERSION,

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from inspector.cameras._index import FILES, FLAT_FIELD
+from inspector.logbook import LogKind, as_kind
 from inspector.recording.window import Segment, remove, size_of
 
 log = logging.getLogger(__name__)
@@ -157,7 +158,11 @@ class Kept:
                 self._all.remove(keep)
                 self._active = {name: [k for k in keeps if k is not keep] for name, keeps in self._active.items()}
                 remove(keep.folder)
-                log.warning("recording: %s was deleted to make room for others (recording.keep_gb)", keep.folder)
+                log.warning(
+                    "recording: %s was deleted to make room for others (recording.keep_gb)",
+                    keep.folder,
+                    extra=as_kind(LogKind.RECORDING_DELETED),
+                )
                 self._on_deleted()
 
     def _name(self, mark: Mark) -> Path:

@@ -14,7 +14,7 @@ from inspector.cameras import _recorded, _sources
 from inspector.cameras._index import FILES, FLAT_FIELD, Setup, Stood, Told
 from inspector.cameras._recorded import Survey
 from inspector.cameras._shots import printable
-from inspector.coils import END, START, Coil, CoilMap
+from inspector.coils import END, FORGET, START, Coil, CoilMap
 from inspector.config import Config
 from inspector.errors import ConfigError, TelegramError
 from inspector.events import Defect, Gap
@@ -120,6 +120,8 @@ class Script:
                 self._coils.start(entry.coil, entry.encoder_count)
             elif entry.ask == END:
                 self._coils.end(entry.encoder_count)
+            elif entry.ask == FORGET:
+                self._coils.forget()
 
 
 def find(sources: Sequence[Path]) -> Played | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from inspector.cameras._index import Stood, Told, Unrecorded
 from inspector.config import RecordingConfig
 from inspector.errors import ConfigError, SinkError
+from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics
 from inspector.recording.heading import Heading
 from inspector.recording.intake import Change, Item, Known, Skipped
@@ -111,6 +112,7 @@ class Writer:
                 "recording: window_gb and keep_gb ask for %.1f GB more than the disk of %s has left: it will be full",
                 (more - free) / 1e9,
                 self.path,
+                extra=as_kind(LogKind.RECORDING_ROOM),
             )
 
     def _try_link(self) -> None:
@@ -278,9 +280,13 @@ class Writer:
         self._metrics.recording_up.set(up)
         if up:
             self._guard(self._take_over)
-            log.warning("recording: frames are recorded again")
+            log.warning("recording: frames are recorded again", extra=as_kind(LogKind.RECORDING_BACK))
         else:
-            log.error("recording: %s; the line goes on, its frames are not recorded", detail)
+            log.error(
+                "recording: %s; the line goes on, its frames are not recorded",
+                detail,
+                extra=as_kind(LogKind.RECORDING_DOWN, reason=detail),
+            )
         self._say(PART, "up" if up else "down", detail)
 
     def _take_over(self) -> None:
@@ -294,4 +300,5 @@ class Writer:
                 "recording: the disk was too slow for %d frame(s) of camera %s; they are inspected, not recorded",
                 item.hole.count,
                 item.camera,
+                extra=as_kind(LogKind.RECORDING_SLOW, camera=item.camera, count=item.hole.count),
             )

@@ -31,6 +31,14 @@ class Patch:
     x: int
     values: NDArray[np.uint8]
 
+    def on(self, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """The map of a whole tile [height, width]; 0 where nothing was said."""
+        if self.values.shape == shape:
+            return self.values
+        canvas = np.zeros(shape, dtype=np.uint8)
+        canvas[self.y : self.y + self.values.shape[0], self.x : self.x + self.values.shape[1]] = self.values
+        return canvas
+
 
 class Stream(Protocol):
     """One worker's way through the networks; not shared between threads."""

@@ -121,7 +121,8 @@ def key_of(flavour: Flavour, version: str, target: Target, network: str, onnx: s
 
 
 def _logger(library: Library) -> Any:
-    if library.flavour not in _loggers:
+    named = f"{library.flavour} {library.version}"
+    if named not in _loggers:
         base: Any = library.trt.ILogger
 
         class Kept(base):  # type: ignore[misc]
@@ -135,5 +136,5 @@ def _logger(library: Library) -> Any:
                 if severity <= base.Severity.WARNING:
                     self.said = [*self.said[-99:], message.strip()]
 
-        _loggers[library.flavour] = Kept()
-    return _loggers[library.flavour]
+        _loggers[named] = Kept()
+    return _loggers[named]

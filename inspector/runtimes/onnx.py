@@ -43,7 +43,7 @@ class OnnxRuntime:
 
     def __init__(self, options: Options, pack: Pack) -> None:
         self.workers = options.workers or len(os.sched_getaffinity(0))
-        self.precisions = pack.precisions()
+        self.precisions: Mapping[str, str] = pack.precisions()
         self._pack = pack
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
 

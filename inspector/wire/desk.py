@@ -25,6 +25,7 @@ from typing import Protocol
 
 import zmq
 
+from inspector.logbook import LogKind, as_kind
 from inspector.wire.address import bindable, refused, require_unowned
 from inspector.wire.asking import Answer, NotUnderstood, Request, error_answer, id_of
 from inspector.wire.bucket import Bucket, Seldom
@@ -183,7 +184,9 @@ class Desk:
         except Exception as error:  # a bug must not end the socket of a line that runs
             self._books.asked(OTHER, "failed")
             if self._bugs.now():
-                log.exception("%s: a request failed", self._name)
+                log.exception(
+                    "%s: a request failed", self._name, extra=as_kind(LogKind.REQUEST_FAILED, part=self._name)
+                )
             return Answer(error_answer(f"failed: {type(error).__name__}", id_of(request.body)))
 
     def _idle_s(self) -> float:

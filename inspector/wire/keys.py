@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inspector.errors import ConfigError
+from inspector.logbook import LogKind, as_kind
 from inspector.wire import certificates
 from inspector.wire.certificates import Certificate
 
@@ -211,7 +212,7 @@ class Keyring:
     def _tell(self, text: str) -> None:
         if text not in self._told:
             self._told.add(text)
-            log.error("keys: %s", text)
+            log.error("keys: %s", text, extra=as_kind(LogKind.KEYS))
 
 
 Entry = tuple[str, tuple[int, ...]]

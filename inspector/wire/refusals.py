@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from inspector.logbook import LogKind, as_kind
+
 TELL_S = 10.0
 """One line in the log at most so often; what came in between is told as a number."""
 
@@ -38,5 +40,11 @@ class Refusals:
             return
         self._tell_at = self._clock() + TELL_S
         text = ", ".join(f"{reason} ({count})" if count > 1 else reason for reason, count in self._untold.items())
-        log.warning("%s: turned away: %s; the last was %s", self._name, text, self._last)
+        log.warning(
+            "%s: turned away: %s; the last was %s",
+            self._name,
+            text,
+            self._last,
+            extra=as_kind(LogKind.TURNED_AWAY, part=self._name),
+        )
         self._untold.clear()

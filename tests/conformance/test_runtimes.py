@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from inspector import adapters, pack
+from inspector.config import convert
 from inspector.errors import ConfigError, EngineError, PackError
 from inspector.pack import Pack
 from inspector.records import Pixels
-from inspector.runtimes import Patch, Runtime, Stream
-from tests import networks
+from inspector.runtimes import Patch, Runtime, Stream, tensorrt
+from tests import host_gpu, networks
 from tests.packs import TILE, make_pack, paint
 
 CLASSES = [1, 2, 3, 4]
@@ -50,9 +51,37 @@ class Case:
         return made
 
 
+@dataclass(frozen=True)
+class HostCase(Case):
+    """The TensorRT runtime on a GPU in host memory (tests/host_gpu.py), with plans in the precision of the pack."""
+
+    graphs: bool = False
+    mixed: int | None = None
+
+    def open(self, engines: Pack) -> Runtime:
+        return _BuiltFirst(self, engines)
+
+
+class _BuiltFirst(host_gpu.TensorRtRuntime):
+    """Builds the plans when it is entered."""
+
+    def __init__(self, case: HostCase, engines: Pack) -> None:
+        options = convert({"precision": "fp32", **case.options}, tensorrt.Options)
+        recorder = host_gpu.HostRecorder() if case.graphs else None
+        self.rig = host_gpu.Rig(engines.folder.parent / "plans", engines, options, recorder, case.mixed)
+        super().__init__(options, engines, self.rig.platform())
+
+    def __enter__(self) -> Self:
+        self.rig.build()
+        return super().__enter__()
+
+
 CASES = {
     "onnx": Case("onnx"),
     "onnx 3 workers": Case("onnx", {"workers": 3}),
+    "tensorrt on a host, cut batches": HostCase("tensorrt", {"batch": [1, 2, 3], "slots": 1}),
+    "tensorrt on two hosts, mixed": HostCase("tensorrt", {"devices": [0, 1], "batch": [1, 2, 4]}, mixed=3),
+    "tensorrt on a host, graphs": HostCase("tensorrt", {"batch": [1, 4, 8], "slots": 1}, graphs=True),
 }
 
 
@@ -105,8 +134,7 @@ def ask(stream: Stream, pictures: list[Pixels]) -> Answers:
 
 def whole(patch: Patch) -> NDArray[np.uint8]:
     """A patch on its tile. What lies beyond it or below the threshold says nothing."""
-    canvas = np.zeros(TILE, dtype=np.uint8)
-    canvas[patch.y : patch.y + patch.values.shape[0], patch.x : patch.x + patch.values.shape[1]] = patch.values
+    canvas = patch.on(TILE).copy()
     canvas[canvas < LEVEL] = 0
     return canvas
 
@@ -185,6 +213,7 @@ def test_no_indices_give_no_answers(case: Case, easy: Path) -> None:
         stream = runtime.stream()
         stream.load(tiles(2))
         assert stream.types([]).shape == (0, len(CLASSES))
+        stream.expect({1: [], 2: []})
         assert list(stream.segment(1, [])) == []
         stream.load([])
         assert stream.gate().shape == (0,)

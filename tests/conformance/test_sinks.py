@@ -17,6 +17,7 @@ from inspector import adapters
 from inspector.errors import ConfigError, SinkError
 from inspector.events import Event, State
 from inspector.sinks import Sink, jsonl, zeromq
+from tests.greeting import greet
 
 PATIENCE_MS = 10_000
 """A test that waits this long for something has failed."""
@@ -95,7 +96,7 @@ class Subscribers:
             subscriber.linger = 0
             subscriber.connect(sink.endpoint)
             subscriber.subscribe("state/")
-            greet(sink, subscriber)
+            greet(subscriber, lambda number: sink.send([event(number, "/greeting")]))
             yield lambda count: received(subscriber, count)
 
     @contextmanager
@@ -107,7 +108,7 @@ class Subscribers:
             subscriber.rcvbuf = 4096
             subscriber.connect(sink.endpoint)
             subscriber.subscribe("state/")
-            greet(sink, subscriber)
+            greet(subscriber, lambda number: sink.send([event(number, "/greeting")]))
             fill(sink, subscriber)
             yield sink
 
@@ -115,18 +116,6 @@ class Subscribers:
     def broken(self) -> Iterator[zeromq.Options]:
         with zeromq.open(self.options) as holder:
             yield zeromq.Options(address=holder.endpoint)
-
-
-def greet(sink: Sink, subscriber: zmq.Socket[bytes]) -> None:
-    """Publish until the subscriber hears it, then until it has heard the last one: from now on nothing is missed."""
-    for number in range(PATIENCE_MS // 10):
-        sink.send([event(number, "/greeting")])
-        if subscriber.poll(10):
-            break
-    else:
-        pytest.fail("the subscriber never heard anything")
-    while decoded(subscriber.recv_multipart()[1]).sequence != number:
-        assert subscriber.poll(PATIENCE_MS)
 
 
 def fill(sink: Sink, subscriber: zmq.Socket[bytes]) -> None:

@@ -19,7 +19,7 @@ import atheris
 
 with atheris.instrument_imports(include=["inspector"]):
     from inspector.config import ControlConfig, HistoryConfig
-    from inspector.control import CoilAnswer, Control
+    from inspector.control import CoilAnswer, Control, PacksAnswer
     from inspector.history import History
     from inspector.wire.asking import Request
     from inspector.wire.desk import Desk
@@ -37,9 +37,13 @@ class Forgetful(Notebook):
         self.told.clear()
         return self._note("start", coil, encoder_count, sender)
 
+    def stage(self, name: str, sender: str) -> PacksAnswer:
+        self.told.clear()
+        return super().stage(name, sender)
 
-ASKS = ["events", "journal", "coil start", "coil end", "coil show", "line stop", "state", "nothing"]
-KEYS = ["ask", "id", "after", "topics", "limit", "epoch", "coil", "encoder_count", "more"]
+
+ASKS = ["events", "journal", "coil start", "coil end", "coil show", "line stop", "state", "packs stage", "nothing"]
+KEYS = ["ask", "id", "after", "topics", "limit", "epoch", "coil", "encoder_count", "pack", "more"]
 ANSWERS = {"error", *ASKS}
 
 
@@ -99,7 +103,8 @@ def main() -> None:
             journal.append([Graded(drafts=[gap(), coil(), gap("b")])])
             journal.commit({"a": 0, "b": 0})
         history = History(path, "/inspector/hot", 1, HistoryConfig(), Metrics(process=False))
-        control = Control(ControlConfig(), Forgetful(), Metrics(process=False))
+        plant = Forgetful()
+        control = Control(ControlConfig(), plant, plant, Metrics(process=False))
 
         def once(raw: bytes) -> None:
             data = atheris.FuzzedDataProvider(raw)

@@ -38,7 +38,7 @@ def test_coils_are_named_early_and_late_and_outlive_a_kill(
     path, address = tmp_path / "j.db", f"{ipc}-control"
     daemon = start(setup).ready()
     with subscribed(ipc) as ears, Control(address) as plant:
-        ahead = (plant.coils().encoder_count or 0) + 20 * TILE[0]
+        ahead = (plant.coils().encoder_count or 0) + 100 * TILE[0]  # two seconds, for a busy machine
         early = plant.coil_start("4711", ahead)
         assert (early.when, early.previous) == ("early", "c1")
         first = ears.until(
@@ -48,6 +48,11 @@ def test_coils_are_named_early_and_late_and_outlive_a_kill(
         ).data
         assert isinstance(first, Defect)
         assert first.position_mm.along >= 0
+        ears.until(
+            lambda event: isinstance(event.data, Defect) and event.data.position_mm.along > 5 * TILE[0] * 0.5,
+            daemon,
+            "the head of the coil to be well past",
+        )
 
         late_at = (plant.coils().encoder_count or 0) - 2 * TILE[0]
         late = plant.coil_start("4712", late_at)
@@ -63,6 +68,7 @@ def test_coils_are_named_early_and_late_and_outlive_a_kill(
     daemon.kill()
 
     daemon = start(setup).ready()
+    daemon.until(lambda: daemon.metric("frames_inspected_total{camera=a}") > 0, "a frame to be graded")
     with Control(address) as plant:
         known = [span.coil for span in plant.coils().coils]
         state = plant.state()
@@ -88,8 +94,15 @@ def test_a_standing_strip_is_told_though_frames_go_on(start: Start, setup: dict[
     daemon = start(setup).ready()
     with subscribed(ipc, "state/") as ears, Control(f"{ipc}-control") as plant:
         plant.line_stop()
-        seen = [ears.until(lambda e: e.data.part == "strip", daemon, "the strip's state").data.state for _ in range(2)]
-    assert seen == ["standing", "running"]
+        seen: dict[str, str] = {}  # an event may come again, as its topic's last value
+
+        def both(event: Event) -> bool:
+            if isinstance(event.data, State) and event.data.part == "strip":
+                seen[event.id] = event.data.state
+            return len(seen) == 2
+
+        ears.until(both, daemon, "the strip's two states")
+    assert list(seen.values()) == ["standing", "running"]
     assert daemon.stop() == 0
 
 

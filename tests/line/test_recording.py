@@ -104,7 +104,10 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
 def test_a_full_disk_does_not_stop_the_line(start: Start, pack: Path, tmp_path: Path) -> None:
     """The window may be larger than the disk: then it is down until there is room, and the line inspects on."""
     with small_disk(tmp_path / "disk", 1) as disk:
-        daemon = start(config(pack, tmp_path / "j.db", filmed(frames_hz=400), recording=recorded(disk / "rec"))).ready()
+        patient = {"name": "hot", "coil": "c1", "queue": 10_000}  # what is lost is kept, and would fill this disk
+        recording = recorded(disk / "rec")
+        setup = config(pack, tmp_path / "j.db", filmed(frames_hz=400), recording=recording, line=patient)
+        daemon = start(setup).ready()
         daemon.until(lambda: daemon.metric("recording_up") == 0, "the disk to be full")
         inspected = daemon.metric("frames_inspected_total{camera=a}")
         daemon.until(lambda: daemon.metric("frames_inspected_total{camera=a}") > inspected + 50, "the line to go on")

@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.packs import make_pack
+import cv2
+import numpy as np
+
+from tests.packs import TILE, make_pack
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "line.py"
 
@@ -49,3 +52,35 @@ def test_a_short_overload_is_proven(tmp_path: Path) -> None:
     assert [set(minute) >= {"p50_ms", "p99_ms", "full", "types", "gate", "lost"} for minute in found["minutes"]] == [
         True
     ]
+
+
+def test_lines_that_are_drawn_drift_only_when_they_should(tmp_path: Path) -> None:
+    """Of a few rolls that differ little nothing is told, and of strip that is half as bright each window."""
+    folder, rng = tmp_path / "rolls", np.random.default_rng(1)
+    folder.mkdir()
+    for number in range(4):
+        cv2.imwrite(str(folder / f"{number}.png"), (rng.random(TILE) * 60 + 100 + number).astype(np.uint8))
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, SCRIPT.with_name("drift.py"), "--pack", make_pack(tmp_path / "pack"), "--data", folder]
+    small = ["--views", "1", "--lines", "1", "--windows", "8", "--window-frames", "50000", "--json", figures]
+    done = subprocess.run([*command, *small], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for row in json.loads(figures.read_text())["lines"]:
+        assert set(row["told"]["as it is"].values()) == {0}
+        assert row["told"]["grey x 0.5"] == {"gate_score": 0, "brightness": 2, "passed": 0, "alarmed": 0}
+
+
+def test_a_quick_change_of_the_pack_writes_every_figure(tmp_path: Path) -> None:
+    pack, figures = make_pack(tmp_path / "pack"), tmp_path / "figures.json"
+    command = [sys.executable, SCRIPT.with_name("packs.py"), "--quick", "--pack", pack, "--loads", "20", "--share", "1"]
+    done = subprocess.run([*command, "--folder", tmp_path, "--json", figures], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "p99 against `before`" in done.stdout
+    found = json.loads(figures.read_text())
+    assert found["frames_per_s"] > 0
+    (load,) = found["loads"]
+    (change,) = load["rounds"]
+    assert change["last"].startswith("kept: bands benchmark")
+    for stretch in ("before", "shadow", "watch", "after"):
+        assert change[stretch]["age_ms"]["p50"] <= change[stretch]["age_ms"]["p99"]
+        assert change[stretch]["cpu_ms_a_frame"] > 0

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -28,6 +30,7 @@ from build_engines import (  # noqa: E402
     synthesize,
     thresholds,
     train,
+    unfold,
 )
 from build_engines.__main__ import main  # noqa: E402
 from build_engines.feed import Feed, prepare_feed  # noqa: E402
@@ -201,6 +204,30 @@ def test_a_run_goes_on_from_its_parent(toys: Path, trained: Path, tmp_path: Path
         assert torch.equal(begun[key], value)
 
 
+def test_a_run_may_learn_from_frames_that_its_parent_kept_back_and_never_the_other_way(
+    toys: Path, trained: Path, tmp_path: Path
+) -> None:
+    settings = Settings(toys, tmp_path / "all", parent=trained, height=HEIGHT, width=64, tile=(64, 64))
+    everything = (("train", 1.0), ("validation", 0.0), ("test", 0.0))
+    prepare_feed(dataclasses.replace(settings, shares=everything))
+    assert set(splits.load(tmp_path / "all" / "split.json").values()) == {"train"}
+    most = (("train", 0.2), ("validation", 0.3), ("test", 0.5))
+    with pytest.raises(ConfigError, match="that this run keeps back"):
+        prepare_feed(dataclasses.replace(settings, out=tmp_path / "leak", shares=most))
+
+
+def test_the_gate_begins_with_the_strongest_channels_of_its_teacher(trained: Path) -> None:
+    teacher = runs.trained("teacher", 2, trained).state_dict()
+    gate = train.start("gate", [1, 2], trained).state_dict()
+    assert torch.equal(gate["encoder.stem.0.weight"], teacher["encoder.stem.0.weight"])
+    assert torch.equal(gate["encoder.stages.1.0.project.1.weight"], teacher["encoder.stages.1.0.project.1.weight"])
+    narrow = gate["encoder.stages.1.0.project.0.weight"]
+    wide = teacher["encoder.stages.1.0.project.0.weight"]
+    assert narrow.shape[1] < wide.shape[1]
+    columns = {tuple(column.flatten().tolist()) for column in wide.unbind(1)}
+    assert all(tuple(column.flatten().tolist()) in columns for column in narrow.unbind(1))
+
+
 def test_a_killed_training_ends_as_one_that_was_not(toys: Path, tmp_path: Path) -> None:
     class Killed(Feed):
         def raw(self, step: int) -> losses.Raw:
@@ -274,6 +301,55 @@ def test_onnx_equals_torch_and_a_changed_network_is_noticed(tmp_path: Path, kind
         last.add_(3.0)
     with pytest.raises(export.ParityError, match="differs"):
         export.check_parity(deployed, TILE, file)
+
+
+def test_a_pack_of_a_run_that_learnt_from_all_is_measured_by_its_sibling(
+    toys: Path, trained: Path, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--data", str(toys), "--pack", str(tmp_path / "whole"), "--sibling", str(trained), "--without-twins"]
+    assert main(["export", "--run", str(trained), *words, "--test", str(toys)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == ["held-out real frames, by the sibling", toys.name]
+    shipped = packs.load(made).manifest
+    assert told["held-out real frames, by the sibling"]["gate"]["threshold"] == shipped.gate.threshold
+    assert "A sibling, trained" in (tmp_path / "whole" / "MODEL_CARD.md").read_text()
+    assert not packs.load(tmp_path / "whole").twins()
+    assert not list((tmp_path / "whole").glob("*.fp16.onnx"))
+    assert [file.name for file in tmp_path.iterdir()] == ["whole"]
+
+
+def test_a_pack_unfolds_to_networks_that_answer_as_before_and_can_learn(
+    toys: Path, trained: Path, made: Path, tmp_path: Path
+) -> None:
+    words = ["unfold", "--pack", str(made), "--data", str(toys), "--out", str(tmp_path / "run")]
+    assert main([*words, "--split", str(trained / "split.json")]) == 0
+    facts = runs.facts_of(tmp_path / "run")
+    assert (facts.classes, facts.scale, facts.gate_scale, facts.width) == ([1, 2], 2, 2, WIDTH)
+    watched = [toy_frame(number)[1] for number in range(0, 2 * unfold.FRAMES, 2)]  # every second of 64
+    grey = networks.prepare(torch.from_numpy(np.stack(watched))[:, None])
+    gates = [runs.trained("gate", 2, run) for run in (trained, tmp_path / "run")]
+    with torch.no_grad():
+        wanted, found = (gate(grey)[1] for gate in gates)
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(gates[1].train()(grey)[1], wanted, rtol=0.02, atol=0.02)
+    teacher = runs.trained("teacher", 2, tmp_path / "run")
+    types = runs.trained("types", 2, trained)
+    assert torch.equal(teacher.head.cells.weight, types.head.cells.weight)  # type: ignore[union-attr]
+    assert splits.load(tmp_path / "run" / "split.json") == splits.load(trained / "split.json")
+
+
+def test_thresholds_are_taken_over_and_files_are_not(made: Path) -> None:
+    own = packs.load(made).manifest
+    other = msgspec.structs.replace(
+        own,
+        gate=msgspec.structs.replace(own.gate, threshold=0.123, file="other.onnx"),
+        types=msgspec.structs.replace(own.types, floors={1: 0.01, 2: 0.02}),
+        segmenters=[msgspec.structs.replace(own.segmenters[1], minimum_area_px=77), own.segmenters[0]],
+    )
+    taken = thresholds.taken_over(own, other)
+    assert (taken.gate.threshold, taken.gate.file) == (0.123, own.gate.file)
+    assert taken.types.floors == {1: 0.01, 2: 0.02}
+    assert [part.minimum_area_px for part in taken.segmenters] == [own.segmenters[0].minimum_area_px, 77]
 
 
 def test_the_report_shows_what_an_engineer_looks_at_and_asks_no_one(report: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from inspector.pack import Pack, load
 from inspector.plans import Cache
 from inspector.runtimes import _tensorrt
 from inspector.runtimes._tensorrt import AHEAD_OF_TIME, Library, Target, key_of
+from tests.packs import make_pack
 
 ENGINES = Path(__file__).parents[2] / "engines"
 PACKS = sorted(path.parent for path in ENGINES.glob("*/manifest.yaml"))
@@ -110,3 +112,42 @@ def test_an_altered_pack_is_not_built(rtx: Library, tmp_path: Path) -> None:
     (copy / "gate.onnx").write_bytes(b"something else")
     assert main(["build", "--pack", str(copy), "--cache", str(tmp_path / "plans"), "--ahead-of-time"]) == 78
     assert not (tmp_path / "plans").exists()
+
+
+def test_the_digest_of_what_was_parsed_is_kept_beside_the_plan(rtx: Library, tmp_path: Path) -> None:
+    pack = load(make_pack(tmp_path / "pack"))
+    cache = Cache(tmp_path / "plans")
+    list(build(pack, rtx, TARGET, cache, lambda _: None))
+    found = {
+        network: json.loads(next((cache.folder / network).glob("*.json")).read_text()) for network in pack.networks()
+    }
+    for network, (_, sha256) in pack.networks().items():
+        assert found[network]["key"]["onnx"] == sha256
+        assert len(found[network]["derived"]) == 64
+        assert found[network]["derived"] != sha256
+    assert found["segment_1"]["key"]["outputs"] == "probability, extent"
+
+
+CALLS = {
+    "Runtime": ["deserialize_cuda_engine"],
+    "ICudaEngine": [
+        "num_io_tensors",
+        "get_tensor_name",
+        "get_tensor_mode",
+        "get_tensor_dtype",
+        "get_tensor_shape",
+        "get_tensor_profile_shape",
+        "create_execution_context",
+    ],
+    "IExecutionContext": ["set_input_shape", "set_tensor_address", "execute_async_v3"],
+    "DataType": ["UINT8", "FLOAT"],
+    "TensorIOMode": ["INPUT", "OUTPUT"],
+}
+"""What runtimes/_engine.py calls; TensorRT 8.6, 10.16 and 11.4 were looked through for the same names by hand."""
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_the_library_has_every_call_that_the_runtime_makes(rtx: Library, kind: str) -> None:
+    assert [name for name in CALLS[kind] if not hasattr(getattr(rtx.trt, kind), name)] == []
+    if kind in ("DataType", "TensorIOMode"):
+        assert [getattr(rtx.trt, kind).__members__[name].name for name in CALLS[kind]] == CALLS[kind]

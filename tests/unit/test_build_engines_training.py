@@ -20,7 +20,7 @@ from build_engines import datasets, feed, losses, mining, networks, pictures, ru
 from build_engines.__main__ import main  # noqa: E402
 from build_engines.augment import Recipe, Varier, label  # noqa: E402
 from build_engines.ensemble import SOFT, Ensemble  # noqa: E402
-from build_engines.settings import Settings  # noqa: E402
+from build_engines.settings import Settings, stint  # noqa: E402
 from inspector.errors import ConfigError  # noqa: E402
 from tests.build_engines_toys import HEIGHT, WIDTH, write_toys  # noqa: E402
 
@@ -115,6 +115,30 @@ def test_a_crop_of_a_small_picture_keeps_all_of_it_and_is_black_beyond(toys: Pat
         assert example.frame.shape == (128, 512)
         assert np.count_nonzero(example.frame) == np.count_nonzero(datasets.picture(sample))
         assert example.pixels[0].sum() / 255 * 16 == pytest.approx(sample.area_px(1), rel=0.02)
+
+
+def test_crops_reach_beyond_a_picture_where_the_tile_does(toys: Path) -> None:
+    sample = datasets.read(toys)[1]
+    recipe = Recipe(resized=0, erased=0, pseudo=0, lattice=0)
+    for tile, black in (((HEIGHT, WIDTH), False), ((HEIGHT + 64, WIDTH), True)):
+        varier = Varier([1, 2], 32, 64, tile=tile, recipe=recipe)
+        rng = np.random.default_rng(5)
+        rows = [(varier.example(sample, rng, enrich=False).frame == 0).all(axis=1) for _ in range(60)]
+        assert any(row.any() for row in rows) == black
+        assert sum(row.any() for row in rows) < 30
+
+
+def test_teacher_and_segmenters_learn_from_crops_and_the_rest_from_tiles(toys: Path, tmp_path: Path) -> None:
+    own = Settings(toys, tmp_path, tile=(256, 800), crop=(128, 0))
+    assert [(s.height, s.width) for name in ("teacher", "gate", "types") for s in [stint(name, own, 10)]] == [
+        (128, 640),
+        (256, 800),
+        (256, 800),
+    ]
+    assert stint("segment_1", dataclasses.replace(own, crop=(0, 1600)), 10).width == 800
+    assert stint("gate", dataclasses.replace(own, pace=0.5), 10).rate == stint("gate", own, 10).rate / 2
+    with pytest.raises(ConfigError, match="--crop-width 144: not a multiple of 32 px"):
+        feed.prepare_feed(dataclasses.replace(own, crop=(0, 144)))
 
 
 def test_a_defect_blacked_out_leaves_a_clean_frame(toys: Path) -> None:

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import zmq
 import zmq.auth
 
 from inspector.client import Control
 from inspector.config import ControlConfig
-from inspector.control import CoilAnswer, CoilsAnswer, CoilSpan, StateAnswer
+from inspector.control import CoilAnswer, CoilsAnswer, CoilSpan, PacksAnswer, PackShown, StateAnswer
 from inspector.control import Control as Server
 from inspector.errors import ConfigError, Refused, TelegramError
 from inspector.events import CameraTotals, JournalMark
@@ -36,6 +37,20 @@ STATE = StateAnswer(
     high_water={"gap/v1/hot/top/": 4},
     undelivered={"zeromq": 0},
     journal=JournalMark(id="j", last=9, retired=0),
+)
+
+
+PACKS = PacksAnswer(
+    phase="watch",
+    on_duty=PackShown(name="bands", version="2", digest="sha256:2"),
+    folder="/packs/bands-2",
+    previous="/packs/bands-1",
+    candidate=PackShown(name="bands", version="2", digest="sha256:2"),
+    compared=3,
+    wanted=500,
+    skipped=1,
+    seen="3 frames compared",
+    last="",
 )
 
 
@@ -70,6 +85,20 @@ class Plant:
     def state(self) -> StateAnswer:
         return STATE
 
+    def stage(self, name: str, sender: str) -> PacksAnswer:
+        self.told.append(("stage", name))
+        return PACKS
+
+    def status(self) -> PacksAnswer:
+        return PACKS
+
+    def cancel(self, sender: str) -> PacksAnswer:
+        self.told.append(("cancel",))
+        return PACKS
+
+    def rollback(self, sender: str) -> PacksAnswer:
+        raise TelegramError("no pack was on duty before this one")
+
 
 @pytest.fixture
 def plant() -> Plant:
@@ -79,7 +108,7 @@ def plant() -> Plant:
 @contextmanager
 def serving(config: ControlConfig, plant: Plant) -> Iterator[str]:
     """Where the daemon's control socket is."""
-    server, stop = Server(config, plant, Metrics(process=False)), threading.Event()
+    server, stop = Server(config, plant, plant, Metrics(process=False)), threading.Event()
     server.open()
     thread = threading.Thread(target=server.serve, args=(stop,))
     thread.start()
@@ -112,6 +141,15 @@ def test_every_telegram_and_question(address: str, plant: Plant) -> None:
             STATE.journal,
         )
     assert plant.told == [("start", "4711", 812), ("end", None, 900), ("end", None, None), ("stop",)]
+
+
+def test_packs_are_asked_for_and_changed(address: str, plant: Plant) -> None:
+    with Control(address) as control:
+        for state in (control.packs(), control.stage_pack("bands-2"), control.cancel_pack()):
+            assert msgspec.to_builtins(state) == msgspec.to_builtins(PACKS)
+        with pytest.raises(Refused, match="packs rollback: no pack was on duty before"):
+            control.roll_back_pack()
+    assert plant.told == [("stage", "bands-2"), ("cancel",)]
 
 
 def test_a_refusal_has_the_daemons_words(address: str, plant: Plant) -> None:

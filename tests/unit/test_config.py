@@ -52,6 +52,7 @@ FULL: dict[str, Any] = {
     "monitor": {"host": "127.0.0.1", "port": 0},
     "recording": {"path": "rec", "window_gb": 2, "severities": ["critical", "major"], "losses": False, "before_s": 2},
     "overload": {"too_old_ms": 150, "young_ms": 50, "up_after_ms": 100, "down_after_s": 2, "wide_batch": 32},
+    "packs": {"folder": "packs", "shadow_frames": 0, "watch_s": 3, "alarm_factor": 1.5, "sample_frames": 0},
 }
 """A file in which every section stands."""
 

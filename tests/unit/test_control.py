@@ -21,7 +21,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inspector.config import ControlConfig
-from inspector.control import REQUESTS_PER_S, CoilAnswer, CoilsAnswer, CoilSpan, Control, StateAnswer, check
+from inspector.control import (
+    REQUESTS_PER_S,
+    CoilAnswer,
+    CoilsAnswer,
+    CoilSpan,
+    Control,
+    PacksAnswer,
+    PackShown,
+    StateAnswer,
+    check,
+)
 from inspector.errors import ConfigError, TelegramError
 from inspector.events import CameraTotals, JournalMark
 from inspector.metrics import Metrics
@@ -40,6 +50,18 @@ STATE = StateAnswer(
     high_water={"gap/v1/hot/top/": 4},
     undelivered={"zeromq": 0},
     journal=JournalMark(id="j", last=9, retired=0),
+)
+PACKS = PacksAnswer(
+    phase="shadow",
+    on_duty=PackShown(name="bands", version="1", digest="sha256:1"),
+    folder="/packs/bands-1",
+    previous=None,
+    candidate=PackShown(name="bands", version="2", digest="sha256:2"),
+    compared=3,
+    wanted=500,
+    skipped=1,
+    seen="3 frames compared",
+    last="",
 )
 NEWEST = 500
 WRONG = "the coil on the line is 'right'\nand not 'wrong'"
@@ -68,6 +90,20 @@ class Notebook:
     def line_stop(self, sender: str) -> None:
         self.told.append(("stop", None, None, sender))
 
+    def stage(self, name: str, sender: str) -> PacksAnswer:
+        self.told.append(("stage", name, None, sender))
+        return PACKS
+
+    def status(self) -> PacksAnswer:
+        return PACKS
+
+    def cancel(self, sender: str) -> PacksAnswer:
+        raise TelegramError("no change is under way")
+
+    def rollback(self, sender: str) -> PacksAnswer:
+        self.told.append(("rollback", None, None, sender))
+        return PACKS
+
     def state(self) -> StateAnswer:
         return STATE
 
@@ -92,7 +128,8 @@ def control(folder: Path, plant: Notebook | None = None, **changed: Any) -> Cont
     config = ControlConfig(**{"address": f"ipc://{folder}/control", **changed})
     # The rate has its own test; here the clock flies.
     ticks = iter(range(10**9))
-    return Control(config, plant or Notebook(), Metrics(process=False), clock=lambda: float(next(ticks)))
+    notebook = plant or Notebook()
+    return Control(config, notebook, notebook, Metrics(process=False), clock=lambda: float(next(ticks)))
 
 
 @pytest.fixture
@@ -152,6 +189,15 @@ def test_the_other_questions(asker: Client, notebook: Notebook) -> None:
     assert notebook.told == [("stop", None, None, ME)]
 
 
+def test_changes_of_the_pack(asker: Client, notebook: Notebook) -> None:
+    shown = msgspec.to_builtins(PACKS)
+    for ask in ({"ask": "packs stage", "pack": "bands-2"}, {"ask": "packs status"}, {"ask": "packs rollback"}):
+        assert asker.ask({**ask, "id": 1}) == {"answer": ask["ask"], "id": 1, "ok": True, **shown}
+    refused = asker.ask({"ask": "packs cancel", "id": 2})
+    assert (refused["ok"], refused["error"]) == (False, "no change is under way")
+    assert notebook.told == [("stage", "bands-2", None, ME), ("rollback", None, None, ME)]
+
+
 def test_what_cannot_be_is_refused_with_a_text(asker: Client) -> None:
     assert asker.ask({"ask": "coil end", "id": 7, "coil": "wrong"}) == {
         "answer": "coil end",
@@ -180,6 +226,8 @@ def test_a_bug_is_an_answer_and_not_the_end(asker: Client, caplog: pytest.LogCap
         ({"ask": "coil start", "coil": 4711}, "$.coil"),
         ({"ask": "coil start", "coil": "a\nb"}, "cannot be printed"),
         ({"ask": "coil end", "coil": "a\u202eb"}, "cannot be printed"),
+        ({"ask": "packs stage"}, "pack"),
+        ({"ask": "packs stage", "pack": "a\nb"}, "cannot be printed"),
         ({"ask": "coil start", "coil": "a", "encoder_count": 1.5}, "$.encoder_count"),
         (b'{"ask": "coil start", "coil": "a", "encoder_count": 9223372036854775808}', "$.encoder_count"),
     ],
@@ -274,9 +322,8 @@ def test_requests_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_client_that_asks_in_a_loop_is_slowed_down(tmp_path: Path) -> None:
-    server = Control(
-        ControlConfig(address=f"ipc://{tmp_path}/control"), Notebook(), Metrics(process=False), clock=lambda: 0.0
-    )
+    notebook, config = Notebook(), ControlConfig(address=f"ipc://{tmp_path}/control")
+    server = Control(config, notebook, notebook, Metrics(process=False), clock=lambda: 0.0)
     full = int(REQUESTS_PER_S) + 1
     server.open()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from docs.make import FOLDER, MADE, configuration, metrics, sizing, types
+from docs.make.markdown import filled
 from docs.make.sizing import Line
 from inspector.config import Closed, Config, Positive, convert
 from inspector.metrics import Metrics
@@ -159,6 +161,17 @@ def test_every_key_of_every_adapter_is_on_the_page() -> None:
 # ---------------------------------------------------------------- metrics.md
 
 
+class Shade(StrEnum):
+    DARK = "dark"
+    """Little light."""
+    BARE = "bare"
+
+
+def test_a_value_of_a_label_without_documentation_is_an_error_that_names_it() -> None:
+    with pytest.raises(LookupError, match=r"test_docs\.Shade\.BARE: no documentation beneath it"):
+        metrics.choices(Shade)
+
+
 def test_every_metric_stands_under_the_heading_of_its_group() -> None:
     found = dict(metrics.groups())
     assert sum(map(len, found.values())) == len(Metrics(process=False).table)
@@ -193,6 +206,14 @@ def test_cores_and_links_are_enough_and_not_one_more() -> None:
     assert line.cores(passed=1.0, asked=1.0) == 10  # 5.47 cores, at 60 % load 9.1
 
 
-def test_a_table_without_its_place_is_an_error() -> None:
-    with pytest.raises(LookupError, match="rates"):
-        sizing.filled("# Sizing\n")
+@pytest.mark.parametrize("text", ["# Sizing\n", "<!-- a: made -->\n<!-- end -->\n<!-- a: made -->\n<!-- end -->\n"])
+def test_a_table_without_one_place_for_it_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(LookupError, match=r"page\.md: `<!-- a: "):
+        filled(tmp_path / "page.md", {"a": lambda: ["| row |"]})
+
+
+def test_a_table_is_made_anew_and_the_rest_stays(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text("before\n\n<!-- a: made by x -->\nold\n<!-- end -->\n\nbehind\n")
+    found = filled(tmp_path / "page.md", {"a": lambda: ["| \\1 |", "| two |"]})
+    assert found == "before\n\n<!-- a: made by x -->\n\n| \\1 |\n| two |\n\n<!-- end -->\n\nbehind\n"

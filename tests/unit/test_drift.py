@@ -18,7 +18,7 @@ from inspector import pack
 from inspector.baselines import PACKS, Baselines
 from inspector.census import Census, total
 from inspector.config import DriftConfig
-from inspector.drift import AS_USUAL, OFF, PIECES, Drift, count
+from inspector.drift import AS_USUAL, OFF, PIECES, Drift, Yardstick, compare, count
 from inspector.events import Depth
 from inspector.metrics import Metrics
 from inspector.pack import Pack
@@ -202,12 +202,46 @@ def test_what_overload_leaves_out_is_no_change_of_the_alarm_rate(watching: Watch
     """Nobody knows whether frames show a defect that were not inspected in full; that they pass the gate is known."""
     watch = watching()
     watch.see(USUAL.verdicts(LEARNT + WINDOW))
-    hasty = replace(USUAL, found=0.0, defective=0.2)
+    hasty = replace(USUAL, found=0.0, defective=0.3)
     busy = list(hasty.verdicts(2 * WINDOW, seed=2))
     for verdict in busy[: int(1.8 * WINDOW)]:
         verdict.depth = Depth.GATE
-    assert set(states(watch.see(busy))) == {OFF["passed"], OFF["gate_score"]}
+    assert set(states(watch.see(busy[:WINDOW]))) == {OFF["passed"], OFF["gate_score"]}
+    assert watch.value("drift_frames_ratio", measure="alarmed") is None
+    assert watch.value("drift_times_ratio", measure="passed", against="own") is not None
+    assert watch.see(busy[WINDOW:]) == []
     assert states(watch.see(hasty.verdicts(WINDOW, seed=3))) == [OFF["alarmed"]]
+
+
+def counted(frames: int, brighter: float = 0.0, alarmed: float = 0.0, full: float = 1.0) -> Census:
+    """So many frames of two greys, shares of them brighter, alarmed and inspected in full."""
+    bright = [0] * 32
+    bright[10], bright[20] = frames - round(frames * brighter), round(frames * brighter)
+    scores = [frames, *[0] * 19]
+    alarms, known = round(frames * alarmed), round(frames * full)
+    return Census(frames=frames, gate_scores=scores, brightness=bright, full=known, alarmed=alarms)
+
+
+@pytest.mark.parametrize(
+    ("frames", "brighter", "beyond", "back"),
+    [(10**6, 0.5, True, False), (10**6, 0.32, False, False), (10**6, 0.2, False, True), (100, 0.5, False, True)],
+    ids=["beyond", "between", "within", "few frames"],
+)
+def test_a_limit_is_left_at_half_of_it_and_few_frames_reach_none(
+    frames: int, brighter: float, beyond: bool, back: bool
+) -> None:
+    yardstick = Yardstick(counted(frames, brighter=0.15), "the reference")
+    found = compare("brightness", counted(frames, brighter), yardstick, QUICK)
+    assert found is not None
+    assert found[:2] == (beyond, back), found[2]
+
+
+@pytest.mark.parametrize(("full", "judged"), [(1.0, True), (0.91, True), (0.89, False), (0.0, False)])
+def test_an_alarm_rate_that_is_known_of_too_few_frames_is_not_judged(full: float, judged: bool) -> None:
+    rare, often = counted(10**6, alarmed=0.01), counted(10**6, alarmed=0.1 * full, full=full)
+    for window, usual in ((often, rare), (rare, often)):
+        found = compare("alarmed", window, Yardstick(usual, "the reference"), QUICK)
+        assert (found is not None and found[0]) == judged
 
 
 def test_batches_change_nothing(watching: Watching, tmp_path: Path) -> None:
@@ -279,6 +313,8 @@ def test_another_pack_is_learnt_anew_and_the_old_one_finds_its_own(
     assert told == [(1, (AS_USUAL, "another pack judges: its frames are counted anew"))]
     assert watch.value("drift_state", measure="gate_score") == 0
     assert watch.value("drift_learnt_ratio") == 0
+    assert watch.value("drift_psi", measure="gate_score", against="own") is None
+    assert watch.value("drift_psi", measure="gate_score", against="pack") is not None
     for verdict in USUAL.verdicts(WINDOW):  # of the pack that was on duty before, and may still be on their way
         verdict.pack_digest = engines.digest
         watch.drift.see(Verdicts(0, [verdict]))

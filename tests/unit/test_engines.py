@@ -62,6 +62,17 @@ def test_batches_that_were_asked_for_stay_with_the_old(opened: list[Engines]) ->
     assert duty.take(slow, 8).engines is new
 
 
+def test_a_swap_begins_behind_all_that_was_asked_for_in_whatever_order(opened: list[Engines]) -> None:
+    old, new, *_ = opened
+    duty = Duty(old)
+    fast, slow = duty.take(None), duty.take(None)
+    fast = duty.take(fast, 5)
+    slow = duty.take(slow, 3)
+    assert duty.put(new, trial=True) == 6
+    assert duty.take(slow, 4).engines is old, "batch 5 was judged by the old"
+    assert duty.take(fast, 6).engines is new
+
+
 @given(st.data())
 def test_in_the_order_of_the_strip_each_has_one_stretch(opened: list[Engines], data: st.DataObject) -> None:
     """Workers take batches in order and ask late; swaps come at any time; what was retired is never asked for."""
@@ -163,8 +174,12 @@ def test_what_is_no_longer_on_trial_fails_for_good(opened: list[Engines]) -> Non
     assert duty.fall_back(worker, error) is None
     duty.put(new, trial=True)
     worker = duty.take(worker, 0)
-    duty.retire(old, nothing())
+    assert duty.passed(new)
     assert duty.fall_back(worker, error) is None, "there is nothing to go back to"
+    duty.put(old, trial=True)
+    worker = duty.take(worker, 1)
+    assert duty.fall_back(worker, error) is not None
+    assert not duty.passed(old), "it failed just before"
 
 
 def test_what_came_back_does_not_give_way_to_what_was_bad(opened: list[Engines]) -> None:

@@ -6,6 +6,7 @@ import argparse
 import ast
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from inspector.__main__ import _parser as main_parser
 from inspector.config import CameraConfig, Config, convert
 from inspector.errors import ConfigError
 from inspector.events import Reason
-from inspector.metrics import Metrics
+from inspector.metrics import Metrics, PackOutcome
 from tests.unit.test_adapters import KINDS, adapter
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,7 @@ def named(heading: str) -> set[str]:
     for row in rows(heading):
         assert len(row) >= 3, row
         assert all(row), row
+    assert len({tuple(row[:2]) for row in rows(heading)}) == len(rows(heading)), "a row stands there twice"
     return {row[0].strip("`") for row in rows(heading)}
 
 
@@ -69,6 +71,11 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
         drift.AS_USUAL,
     },
     ("grading.py", "DEPTH_WORDS[verdict.depth]"): set(grading.DEPTH_WORDS.values()),
+    ("pipeline.py", "state"): {
+        *{outcome.replace("_", " ") for outcome in PackOutcome},
+        *{"shadow", "swapped", "cut short", "forgotten", "stays", "missing"},
+    },
+    ("reloading.py", "state"): {"reloaded", "refused"},
     ("overload.py", "change.after.words"): {step.words for step in overload.Step},
 }
 """(file, what stands there for the state) -> the states that it may be."""
@@ -114,7 +121,7 @@ def test_every_metric_that_is_named_exists(path: Path) -> None:
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} - known <= set()
 
 
-COMING = {"drift.md", "gpu.md", "overload.md", "packs.md", "service.md"}
+COMING = {"service.md"}
 """Chapters that the handbook leads to and that are still being written."""
 
 
@@ -139,7 +146,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 COMMAND = re.compile(r"(?:^|`|[;&|] )\$? *(inspector|python -m build_engines) ([a-z]+)\b([^`\n#]*)", re.MULTILINE)
-COMING_COMMANDS = {"packs"}
+COMING_COMMANDS: set[str] = set()
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
@@ -184,7 +191,18 @@ def test_every_piece_of_yaml_is_taken(page: Path) -> None:
                     found = convert({"name": "any", "kind": "synthetic"} | camera, CameraConfig)
                     adapters.options(adapter("cameras", found.kind), found.options, f"{page.name}: {found.name}")
             else:
-                convert(value, SECTIONS[key].type)
+                with incomplete():
+                    convert(value, SECTIONS[key].type)
+
+
+@contextmanager
+def incomplete() -> Iterator[None]:
+    """A piece may leave out what a whole section needs."""
+    try:
+        yield
+    except msgspec.ValidationError as error:
+        if "missing required field" not in str(error):
+            raise
 
 
 def takes(seam: str, kind: str, options: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from inspector.channel import Channel
 from inspector.events import Depth, Reason
-from inspector.metrics import AGE_EDGES_S, LOST_AT, Metrics, Undelivered
+from inspector.metrics import AGE_EDGES_S, LOST_AT, Metrics, PackPhase, Undelivered
 
 
 @pytest.fixture
@@ -163,6 +163,34 @@ def test_a_new_pack_replaces_the_old_ones_engines(metrics: Metrics) -> None:
     metrics.engines({"gate": "sha256:cc"}, "onnxruntime 1.32 CPU", PRECISIONS)
     told = [s.labels["digest"] for f in metrics.registry.collect() if f.name == "inspector_engine" for s in f.samples]
     assert told == ["sha256:cc"]
+
+
+def test_the_pack_on_duty_and_a_change_of_it(metrics: Metrics) -> None:
+    metrics.for_packs(["only_old", "only_new"])
+    assert value(metrics, "pack_changes_total", outcome="rolled_back") == 0
+    assert value(metrics, "pack_differences_total", difference="only_new") == 0
+    assert value(metrics, "reloads_total", outcome="refused") == 0
+    for version in ("1", "2", "2"):
+        metrics.on_duty("bands", version, f"sha256:{version}")
+    told = [s.labels["version"] for f in metrics.registry.collect() if f.name == "inspector_pack" for s in f.samples]
+    assert told == ["2"]
+    metrics.pack_turns(PackPhase.SHADOW)
+    assert isnan(value(metrics, "pack_time_ratio") or 0)
+    metrics.compared("only_new", 0.0, 0.5, None)
+    metrics.compared(None, 0.0, 0.25, 1.5)
+    assert value(metrics, "pack_compared_frames_total") == 2
+    assert value(metrics, "pack_differences_total", difference="only_new") == 1
+    assert value(metrics, "pack_alarm_ratio", pack="new") == 0.25
+    assert value(metrics, "pack_time_ratio") == 1.5
+    shown = {phase: value(metrics, "pack_change_phase", phase=phase) for phase in PackPhase}
+    assert [phase for phase, held in shown.items() if held] == [PackPhase.SHADOW]
+
+
+def test_how_late_frames_were() -> None:
+    metrics = Metrics(process=False, deadline_s=0.1)
+    metrics.ages([("a", 0), ("b", 0)], 10_000_000)
+    metrics.ages([("a", 0)], 900_000_000)
+    assert metrics.lateness() == (3, 1)
 
 
 def test_a_batch_through_the_networks(metrics: Metrics) -> None:

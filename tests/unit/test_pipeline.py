@@ -6,8 +6,9 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ from inspector import journal, pack
 from inspector.baselines import Baselines
 from inspector.checking import check
 from inspector.config import Config, convert
+from inspector.engines import Engines
 from inspector.errors import ConfigError, EngineError, PackError
 from inspector.events import Defect, Event, Gap, State, as_json
+from inspector.packs.store import Memory, Store
 from inspector.pipeline import Line, build
 from inspector.records import Frame, Pixels
 from inspector.rle import decode
@@ -691,3 +694,44 @@ def test_a_rule_for_a_class_that_the_pack_lacks_is_refused(tmp_path: Path, engin
     config = line_of(tmp_path, engines, synthetic(), grading={"severity": rules})
     with pytest.raises(ConfigError, match=r"grading\.severity\[0\]\.classes: the pack has no class 9, only 1, 2, 3, 4"):
         check(config)
+
+
+# ---------------------------------------------------------------- another pack
+
+
+def test_another_pack_on_duty_is_in_the_events_from_one_frame_on(tmp_path: Path, engines: Path) -> None:
+    new = make_pack(tmp_path / "new", version="2")
+    config = line_of(tmp_path, engines, synthetic(frames=0, defective_share=1.0))
+    with build(config) as line:
+        old = line.pack.digest
+        _wait(lambda: line.ledger.totals()["a"].inspected > 20)
+        with Engines.of(pack.load(new), config.runtime) as other:
+            line.duty.put(other, trial=False)
+            line.engaged(other)
+            inspected = line.ledger.totals()["a"].inspected
+            _wait(lambda: line.ledger.totals()["a"].inspected > inspected + 40)
+            line.stop.set()
+            assert line.crew.join(PATIENCE_S) == []
+    assert line.pack.manifest.version == "2"
+    digests = [d.pack_digest for d in sorted(defects(config), key=lambda defect: defect.frame_sequence)]
+    assert list(dict.fromkeys(digests)) == [old, other.digest]
+    assert digests == sorted(digests, key=[old, other.digest].index), "one stretch each"
+
+
+def _wait(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_check_shows_the_pack_that_took_over(tmp_path: Path, engines: Path) -> None:
+    config = line_of(tmp_path, engines, synthetic())
+    assert [row[0] for row in check(config)][:3] == ["line", "pack", "runtime"]
+    store = Store(config.packs_folder, "line")
+    staged = store.stage(make_pack(tmp_path / "new", version="2"))
+    store.remember(Memory(base=str(engines), base_digest=pack.load(engines).digest, on_duty=str(staged)))
+    assert ("pack on duty", "bands", f"{pack.load(staged).digest[:19]} {staged}") in check(config)
+    with build(config) as line:
+        assert line.pack.folder == staged
+        assert line.crew.join(PATIENCE_S) == []

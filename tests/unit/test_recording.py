@@ -19,7 +19,7 @@ import pytest
 from inspector import journal, pack
 from inspector.__main__ import main
 from inspector.cameras import _recorded, replay
-from inspector.coils import CoilMap
+from inspector.coils import START, CoilMap
 from inspector.config import Config, convert
 from inspector.errors import ConfigError
 from inspector.events import Event, Heartbeat, State, as_json
@@ -177,6 +177,24 @@ def test_coils_that_are_told_of_early_late_and_a_strip_that_stands(tmp_path: Pat
     assert coils[2]["known_from"] is not None
     assert {json.loads(data)["state"] for data in ours["state/v1/hot/"]} >= {"standing", "running"}
     same(ours, replayed(tmp_path, engines, tmp_path / "rec"))
+
+
+def test_coils_of_an_earlier_run_are_forgotten_in_the_replay_too(tmp_path: Path, engines: Path) -> None:
+    """The encoder counts anew since then: the line forgets them at its first frame, when the recording has begun."""
+
+    def tell(line: Line) -> None:
+        line.coils.start("OLD", 64 * 30)
+        line.publish.tell(journal.Telegram(time.time_ns(), "test", START, "OLD", 64 * 30))
+
+    run(line_of(tmp_path, engines, filmed(frames=60)), tell)
+    before = {event.id for event in journal.read_events(tmp_path / "journal.db")}
+    config = line_of(tmp_path, engines, filmed(frames=80), recording={"path": str(tmp_path / "again")})
+    run(config, lambda line: at(line, (10, lambda: line.coils.start("NEW", 64 * 20))))
+    ours = told([event for event in journal.read_events(config.journal.path) if event.id not in before])
+    assert [json.loads(data)["coil"] for data in ours["coil/v1/hot/"]] == ["C0", "C0", "NEW", "NEW"]
+    theirs = replayed(tmp_path, engines, tmp_path / "again")
+    for topic in ours.keys() - {"state/v1/hot/", "gap/v1/hot/a/"}:  # a restart, which is not replayed, says more there
+        assert theirs[topic] == ours[topic], topic
 
 
 def test_cameras_of_one_line_are_played_together(tmp_path: Path, engines: Path) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import msgspec
@@ -370,6 +370,32 @@ def test_signals_and_the_switch_interval_are_given_back() -> None:
     assert sys.getswitchinterval() == interval
 
 
+def test_a_hang_up_is_a_wish_of_its_own_where_somebody_waits_for_it() -> None:
+    stop, hung_up = threading.Event(), threading.Event()
+    with service.stopped_by_signals(stop, hung_up):
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+            assert (stop.is_set(), hung_up.is_set()) == (False, True)
+            hung_up.clear()
+    with service.stopped_by_signals(stop):
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.is_set(), "the terminal has gone"
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_systemd_hears_of_a_reload_only_once_the_line_was_ready(manager: Manager, ready: bool) -> None:
+    line: Any = SimpleNamespace(crew=Crew([], lambda: None), health=lambda: Health(True, ready, status="fine"))
+    speaker = service._Speaker(line)
+    speaker.speak(line.health())
+    before = len(manager.rest())
+    done: list[str] = []
+    speaker.reload(cast(Any, SimpleNamespace(now=lambda: done.append("read"))))
+    said = manager.rest()[before:]
+    assert done == ["read"]
+    assert [message[0] for message in said] == (["RELOADING=1", "READY=1"] if ready else [])
+    assert all(message[1].startswith("MONOTONIC_USEC=") for message in said[:1])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_the_process_at_once(number: signal.Signals) -> None:
     program = (
@@ -503,9 +529,10 @@ def test_a_stage_that_hangs_before_the_line_is_ready_is_not_waited_for(
         stage.let_go.set()
         inbox.close()
         assert worker.join(PATIENCE_S)
-    told = [record.getMessage() for record in caplog.records if "no progress" in record.getMessage()]
+    told = [record.__dict__["journal"] for record in caplog.records if "no progress" in record.getMessage()]
     assert len(told) == 1
-    assert "self.let_go.wait(" in told[0]
+    assert told[0]["INSPECTOR_STAGE"] == "stuck"
+    assert "self.let_go.wait(" in told[0]["INSPECTOR_TRACE"]
 
 
 def test_no_thread_of_a_line_is_unwatched(engines: Path, tmp_path: Path, ipc: str) -> None:

@@ -18,6 +18,7 @@ from inspector.errors import ConfigError, SinkError
 from inspector.events import Event, State
 from inspector.sinks import _backlog, _subscriptions, zeromq
 from inspector.wire import keys
+from tests.greeting import greet
 
 LOOPBACK = "tcp://127.0.0.1:*"
 PATIENCE_MS = 10_000
@@ -64,19 +65,8 @@ def subscribed(sink: zeromq.Zeromq, *topics: str, endpoint: str = "", queue: int
         subscriber.connect(endpoint or sink.endpoint)
         for topic in [*topics, f"hello/{id(subscriber)}/"]:
             subscriber.subscribe(topic)
-        greet(sink, subscriber)
+        greet(subscriber, lambda number: sink.send([event(number, f"hello/{id(subscriber)}/")]))
         yield subscriber
-
-
-def greet(sink: zeromq.Zeromq, subscriber: zmq.Socket[bytes]) -> None:
-    for number in range(PATIENCE_MS // 10):
-        sink.send([event(number, f"hello/{id(subscriber)}/")])
-        if subscriber.poll(10):
-            break
-    else:
-        pytest.fail("the subscriber never heard anything")
-    while sequence(subscriber.recv_multipart()) != number:
-        assert subscriber.poll(PATIENCE_MS)
 
 
 def received(subscriber: zmq.Socket[bytes], count: int) -> list[int]:

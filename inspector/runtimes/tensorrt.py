@@ -1,0 +1,246 @@
+"""TensorRT (8.6, 10, 11) or TensorRT-RTX on NVIDIA GPUs, from plans that `python -m build_engines build` made.
+
+A plan that is missing or was built for something else is never built here: it takes minutes, and a line must start.
+See docs/gpu.md.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Literal, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from inspector import pack as packs
+from inspector.errors import ConfigError, EngineError, PackError
+from inspector.pack import Pack
+from inspector.plans import BUILD, Cache, Key, default_folder
+from inspector.runtimes import _cuda, _graphs, _tensorrt
+from inspector.runtimes._device import Device
+from inspector.runtimes._engine import Engine
+from inspector.runtimes._frames import FRAMES, FrameMemory
+from inspector.runtimes._graphs import Recorder
+from inspector.runtimes._slot import Slot
+from inspector.runtimes._tensorrt import AHEAD_OF_TIME, Flavour, Library, Target, key_of
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the runtime."""
+
+    library: Literal["tensorrt", "rtx"] = "tensorrt"
+    """TensorRT, or TensorRT-RTX."""
+    devices: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=63)], ...], msgspec.Meta(min_length=1)] = (0,)
+    """GPUs by number, as CUDA counts them. Batches go to whichever is free, and order is restored behind them."""
+    slots: Annotated[int, msgspec.Meta(ge=1, le=8)] = 2
+    """Cascade workers on each GPU, each with memory of its own: with two, one copies its frames while the networks of
+    the other run."""
+    cache: Path | None = None
+    """Folder of the plans; null: the unit's cache, or the user's."""
+    precision: Literal["fp16", "fp32"] = "fp16"
+    """That the plans were built in."""
+    batch: tuple[Count, Count, Count] = (1, 8, 16)
+    """Tiles in a batch that the plans were built for: 1, typical, most. Larger batches are cut."""
+    cuda_graphs: bool = True
+    """Begin a network with one call instead of one for each layer; needs cuda-bindings, and does without where it is
+    missing."""
+    cpu_until_built: bool = False
+    """Where plans are missing: begin on the CPU and change over, without losing a frame, when the cache has them all.
+    Else that is a configuration error."""
+
+    @property
+    def flavour(self) -> Flavour:
+        return "TensorRT" if self.library == "tensorrt" else "TensorRT-RTX"
+
+
+def check(options: Options) -> None:
+    """Whether these options could work here.
+
+    Raises:
+        ConfigError: the batches do not grow from 1, a package or the driver is missing.
+    """
+    fewest, typical, most = options.batch
+    if not 1 == fewest <= typical <= most:
+        raise ConfigError(
+            f"batch: {list(options.batch)} must grow and begin with 1, as any number of tiles may pass the gate"
+        )
+    if len(set(options.devices)) != len(options.devices):
+        raise ConfigError(f"devices: {options.devices} names a GPU twice; for more workers on it raise `slots`")
+    _cuda.require()
+    _tensorrt.load(options.flavour)
+
+
+def open(options: Options, pack: Pack) -> TensorRtRuntime:
+    """The networks of `pack` on these GPUs; loaded and warm on enter."""
+    return TensorRtRuntime(options, pack, cuda_platform(options))
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What the runtime stands on: a library, GPUs, and how to record what they do."""
+
+    library: Callable[[], Library]
+    devices: Callable[[list[int]], Sequence[Device]]
+    recorder: Callable[[], Recorder | None]
+    frames: FrameMemory
+    cache: Cache
+
+
+def cuda_platform(options: Options) -> Platform:
+    """This machine's; nothing is imported or opened before it is asked for."""
+    return Platform(
+        library=lambda: _tensorrt.load(options.flavour),
+        devices=_cuda.devices,
+        recorder=_graphs.recorder,
+        frames=FRAMES,
+        cache=Cache(options.cache or default_folder()),
+    )
+
+
+class TensorRtRuntime:
+    """Plans of all networks on each GPU, and slots for the workers."""
+
+    name = "TensorRT"
+
+    def __init__(self, options: Options, pack: Pack, platform: Platform) -> None:
+        self.workers = options.slots * len(options.devices)
+        precision: packs.Precision = "float16" if options.precision == "fp16" else "float32"
+        self.precisions: Mapping[str, str] = dict.fromkeys(pack.networks(), precision)
+        self._options = options
+        self._pack = pack
+        self._platform = platform
+        self._lock = threading.Lock()
+        self._held = ExitStack()
+        self._engines: list[tuple[Device, dict[str, Engine]]] = []
+        self._free: list[Slot] = []
+        self._slots: list[Slot] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as held:
+            library = self._platform.library()
+            devices = self._platform.devices(list(self._options.devices))
+            held.callback(self._close_devices, devices)
+            names = ", ".join(dict.fromkeys(device.name for device in devices))
+            self.name = f"{library.flavour} {library.version} on {names}"
+            plans = [(device, self._plans(library, device)) for device in devices]
+            self._platform.frames.hold(lambda: self._platform.devices([self._options.devices[0]])[0])
+            held.callback(self._platform.frames.leave)
+            held.callback(self._close_slots)
+            self._recorder = self._platform.recorder() if self._options.cuda_graphs else None
+            self._engines = [(device, self._loaded(library, device, found)) for device, found in plans]
+            self._free = [self._made(index) for index in range(self.workers)]
+            for slot in self._free:
+                self._warm(slot)
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.close()
+
+    def allocate(self, size: int) -> NDArray[np.uint8]:
+        return self._platform.frames.allocate(size)
+
+    def stream(self) -> Slot:
+        """A slot that nobody has; the first `workers` of them are warm."""
+        with self._lock:
+            if not self._engines:
+                raise EngineError(f"{self.name} is not open")
+            return self._free.pop(0) if self._free else self._made(len(self._slots))
+
+    def used_bytes(self) -> int:
+        """Device memory in use on its GPUs, by whomever."""
+        total = 0
+        for device, _ in self._engines:
+            with device.active():
+                total += device.used_bytes()
+        return total
+
+    # ------------------------------------------------------------ plans
+
+    def _plans(self, library: Library, device: Device) -> dict[str, bytes]:
+        """The plan of every network for this GPU. Raises PackError where one is missing."""
+        found: dict[str, bytes] = {}
+        for network, (file, _) in self._pack.for_gpu(self._options.precision).items():
+            keys = keys_of(self._options, self._pack, library, device.name, device.driver)[network]
+            plan = next((plan for plan in map(self._platform.cache.find, keys) if plan is not None), None)
+            if plan is None:
+                raise PackError(
+                    f"{file}: {self._platform.cache.folder} has no plan for it here: "
+                    f"{self._platform.cache.why_not(keys[0])}. {build_command(self._options, self._pack)}"
+                )
+            found[network] = plan
+        return found
+
+    def _loaded(self, library: Library, device: Device, plans: dict[str, bytes]) -> dict[str, Engine]:
+        files = self._pack.for_gpu(self._options.precision)
+        with device.active():
+            loader = library.trt.Runtime(library.logger())
+            return {
+                network: Engine(library, loader, plan, network, files[network][0], self._pack)
+                for network, plan in plans.items()
+            }
+
+    # ------------------------------------------------------------ slots
+
+    def _made(self, index: int) -> Slot:
+        device, engines = self._engines[index % len(self._engines)]
+        with device.active():
+            slot = Slot(self._pack.manifest, engines, device, self._platform.frames, self._recorder, self.name)
+        self._slots.append(slot)
+        return slot
+
+    def _warm(self, slot: Slot) -> None:
+        """Every network once with one tile and once with as many as it is tuned for."""
+        tile = self._pack.manifest.tile
+        for count in (1, self._options.batch[1]):
+            slot.load([np.zeros((tile.height, tile.width), dtype=np.uint8)] * count)
+            slot.gate()
+            slot.types(range(count))
+            for entry in self._pack.manifest.classes:
+                slot.segment(entry.number, range(count))
+
+    def _close_slots(self) -> None:
+        slots, self._slots, self._free = self._slots, [], []
+        for slot in slots:
+            slot.close()
+        engines, self._engines = self._engines, []
+        for device, networks in engines:
+            with device.active():  # TensorRT gives back what the plans hold
+                networks.clear()
+
+    def _close_devices(self, devices: Sequence[Device]) -> None:
+        for device in devices:
+            device.close()
+
+
+def keys_of(options: Options, pack: Pack, library: Library, gpu: str, driver: str) -> dict[str, list[Key]]:
+    """Network -> the keys of plans that serve on this GPU, the best first."""
+    places = [(gpu, driver), *([AHEAD_OF_TIME] if library.flavour == "TensorRT-RTX" else [])]
+    targets = [Target(*place, options.precision, options.batch) for place in places]
+    return {
+        network: [key_of(library.flavour, library.version, target, network, digest) for target in targets]
+        for network, (_, digest) in pack.for_gpu(options.precision).items()
+    }
+
+
+def build_command(options: Options, pack: Pack) -> str:
+    """The command that builds what these options want."""
+    defaults = Options()
+    words = [BUILD.replace("DIR", str(pack.folder)), f"--library {options.library}"]
+    if options.cache is not None:
+        words.append(f"--cache {options.cache}")
+    if options.precision != defaults.precision:
+        words.append(f"--precision {options.precision}")
+    if options.batch != defaults.batch:
+        words.append(f"--batch {' '.join(map(str, options.batch))}")
+    return f"Build it: {' '.join(words)}"
