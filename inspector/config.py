@@ -272,8 +272,8 @@ class OverloadConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """It goes a step up when it was behind for so long, milliseconds, and did not catch up; in a fifth of that while
     three quarters of `line.queue` are full."""
     down_after_s: Positive = 5.0
-    """It goes a step down when it was not behind for so long, seconds. If that proves too early, it waits twice as long
-    before it leaves that step again, and so on."""
+    """It goes a step down when it had caught up for so long, seconds. If that proves too early, it stays twice as long
+    on that step before it leaves it again, and so on."""
     down_after_most_s: Positive = 120.0
     """But never longer than this, seconds."""
     wide_batch: FewFrames | None = None

@@ -126,10 +126,11 @@ class Ladder:
     """Decides on the step. For one thread at a time; `now_s` is any clock that does not go back.
 
     Up, a step at a time, when the line was behind for `up_after_s` since it fell behind and since the last step, and
-    frames did not get younger meanwhile. Down, a step at a time, when it was calm for a wait since it became calm and
-    since the last step. A step that is taken again within its wait of having been left doubles the wait (up to
-    `down_after_most_s`), else the wait is `down_after_s`: so under a load that stays the same there is one try each
-    `down_after_most_s` at most, and a step is never taken again before `down_after_s` has passed, whatever happens.
+    frames did not get younger meanwhile. Down, a step at a time, when it was calm for `down_after_s` and has stayed on
+    the step for as long as it must: `down_after_s` too, but twice as long as the last time (up to `down_after_most_s`)
+    where the step is taken again within that time of having been left. So under a load that stays the same there is
+    soon one try each `down_after_most_s`, and a step is never taken again before `down_after_s` has passed, whatever
+    happens. Calm need not last longer for it: a few old frames now and then would keep the line up there for good.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -140,8 +141,8 @@ class Ladder:
         """Since when the line is behind, and frames did not get younger."""
         self._age_then_s = 0.0
         self._calm_s: float | None = None
-        self._wait_s = dict.fromkeys(Step, limits.down_after_s)
-        """Step -> how long it must be calm before that step is left."""
+        self._stay_s = dict.fromkeys(Step, limits.down_after_s)
+        """Step -> how long the line stays on it at least."""
         self._left_s = dict.fromkeys(Step, float("-inf"))
         """Step -> when it was left downwards."""
 
@@ -182,15 +183,15 @@ class Ladder:
         return [self._take(Step(self.step + 1), now_s, age_s, queued, why)]
 
     def _take(self, step: Step, now_s: float, age_s: float, queued: float, why: Why) -> Change:
-        relapsed = now_s - self._left_s[step] <= self._wait_s[step]
-        wait_s = 2 * self._wait_s[step] if relapsed else self._limits.down_after_s
-        self._wait_s[step] = min(wait_s, self._limits.down_after_most_s)
+        relapsed = now_s - self._left_s[step] <= self._stay_s[step]
+        stay_s = 2 * self._stay_s[step] if relapsed else self._limits.down_after_s
+        self._stay_s[step] = min(stay_s, self._limits.down_after_most_s)
         return self._change(step, now_s, age_s, queued, why)
 
     def _fall(self, now_s: float, age_s: float, queued: float) -> list[Change]:
         if self.step is Step.NORMAL or self._calm_s is None:
             return []
-        if now_s - max(self._calm_s, self._changed_s) < self._wait_s[self.step]:
+        if now_s - self._calm_s < self._limits.down_after_s or now_s - self._changed_s < self._stay_s[self.step]:
             return []
         self._left_s[self.step] = now_s
         return [self._change(Step(self.step - 1), now_s, age_s, queued, Why.CALM)]

@@ -106,6 +106,21 @@ def test_a_relapse_doubles_the_wait_and_a_long_calm_forgets_it() -> None:
     assert after(climb(ladder, 6, age_s=0.01, queued=0.0, start_s=now_s + 71)) == [Step.NORMAL]
 
 
+def test_a_few_old_frames_do_not_keep_a_step_for_good() -> None:
+    """It must stay long after relapses, but calm only for the shortest time of it."""
+    ladder, now_s = Ladder(LIMITS), 0.0
+    for _ in range(5):
+        now_s += 0.5
+        climb(ladder, 0.4, age_s=0.3, queued=0.1, start_s=now_s)
+        while ladder.step is Step.WIDE:
+            now_s += 0.1
+            ladder.look(now_s, 0.01, 0.0)
+    climb(ladder, 0.4, age_s=0.3, queued=0.1, start_s=now_s)
+    steps = [ladder.look(now_s + turn / 10, 0.15 if turn % 200 == 0 else 0.01, 0.0) for turn in range(5, 700)]
+    (left,) = (turn for turn, changes in enumerate(steps, start=5) if changes)
+    assert left / 10 == pytest.approx(LIMITS.down_after_most_s + 5, abs=0.5)  # there was one at 60 s
+
+
 def test_a_drop_takes_every_step_that_is_left_in_order() -> None:
     ladder = Ladder(LIMITS)
     climb(ladder, 0.4, age_s=0.3, queued=0.1)
