@@ -231,14 +231,18 @@ class TensorRtRuntime:
         return slot
 
     def _warm(self, slot: Slot) -> None:
-        """Every network once with one tile and once with as many as it is tuned for."""
+        """Every network, with as many tiles as it is tuned for and with one; where calls are recorded with any number,
+        as the first frames would have to wait for that."""
+        _, typical, most = self._options.batch
         tile = self._pack.manifest.tile
-        for count in (1, self._options.batch[1]):
-            slot.load([np.zeros((tile.height, tile.width), dtype=np.uint8)] * count)
+        black = np.zeros((tile.height, tile.width), dtype=np.uint8)
+        for count in range(most, 0, -1) if self._recorder else (typical, 1):
+            slot.load([black] * count)
             slot.gate()
-            slot.types(range(count))
-            for entry in self._pack.manifest.classes:
-                slot.segment(entry.number, range(count))
+            for tiles in (range(count), range(1, count)):  # as they lie, and gathered
+                slot.types(tiles)
+                for entry in self._pack.manifest.classes:
+                    slot.segment(entry.number, tiles)
 
     def _close_slots(self) -> None:
         slots, self._slots, self._free = self._slots, [], []
