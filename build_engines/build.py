@@ -134,6 +134,9 @@ def plan_of(library: Library, file: Path, target: Target, timing: Path | None = 
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     if strongly is None and target.precision == "fp16":
         config.set_flag(trt.BuilderFlag.FP16)
+    shared = getattr(trt.PreviewFeature, "PROFILE_SHARING_0806", None)
+    if strongly is None and shared is not None:  # or only one context at a time could run it; later ones always can
+        config.set_preview_feature(shared, True)
     config.add_optimization_profile(_profile(builder, network, target.profile))
     cached = _use_timing(library, config, timing)
     plan = builder.build_serialized_network(network, config)

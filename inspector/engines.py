@@ -173,10 +173,18 @@ class Duty:
         On trial those before them come back by themselves when a network fails, until the trial is `passed`.
         """
         with self._lock:
-            self._turns.append(Turn(self._asked + 1, engines))
-            self._trial = engines if trial else None
-            self.failure = None
-            return self._asked + 1
+            return self._put(engines, trial)
+
+    def replace(self, old: Engines, new: Engines) -> int | None:
+        """Put `new` on duty, on trial, if `old` are; None if others have taken over from them."""
+        with self._lock:
+            return self._put(new, trial=True) if self._turns[-1].engines is old else None
+
+    def _put(self, engines: Engines, trial: bool) -> int:
+        self._turns.append(Turn(self._asked + 1, engines))
+        self._trial = engines if trial else None
+        self.failure = None
+        return self._asked + 1
 
     def passed(self, engines: Engines) -> bool:
         """Their trial is over, and those before them may be retired. False if they failed just before."""

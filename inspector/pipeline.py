@@ -18,6 +18,8 @@ from typing import Any, Protocol, Self
 import cv2
 
 from inspector import adapters, overload
+from inspector.awaiting import Awaiting
+from inspector.awaiting import begin as begin_on
 from inspector.baselines import Baselines, beside
 from inspector.cameras import Camera
 from inspector.capture import Capture
@@ -92,7 +94,8 @@ def build(config: Config) -> Line:
         engines = begun.pack
         metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
         held.enter_context(counted(metrics.warned))
-        duty = held.enter_context(Duty(Engines.of(engines, config.runtime)))
+        first, awaited = begin_on(engines, config.runtime)
+        duty = held.enter_context(Duty(first))
         workers = duty.current.runtime.workers
         cameras = {c.name: _open_camera(c, i) for i, c in enumerate(config.cameras)}
         sizes = _sizes(config, workers)
@@ -103,10 +106,11 @@ def build(config: Config) -> Line:
         geometries = _geometries(config)
         stop = threading.Event()
         ledger = Ledger(list(cameras))
-        pool = Pool(sizes.pool, duty.current.runtime.allocate)
+        pool = Pool(sizes.pool, (awaited or first).runtime.allocate)
         coils = CoilMap(config.line.coil, on_forget=lambda: line.forget_coils())
         restore(coils, journal.telegrams)
         line = Line(config, duty, metrics, ledger, journal, coils, stop, held)
+        line.awaiting = Awaiting(duty, awaited, line.engaged) if awaited else None
 
         # ---- the channels between them
         dropped = line.drop_frame
@@ -236,6 +240,8 @@ class Line:
     recording: Recording | None = None
     overload: Overload | None = None
     drift: Drift | None = None
+    awaiting: Awaiting | None = None
+    """Engines that take over when they can be opened."""
     monitor: Monitor | None = None
     history: History | None = None
     control: Control | None = None
@@ -257,8 +263,14 @@ class Line:
     def _open_servers(self) -> None:
         config = self.config
         self._serve("watchman", watch_floods)
+<<<<<<< HEAD
         # Loading and warming engines may take longer than the watchdog waits, and nothing waits for them.
         self._open_server("packs", self.changes, watched=False)
+=======
+        self._open_server("packs", self.changes)
+        if self.awaiting is not None:
+            self._serve("plans", self.awaiting.serve)
+>>>>>>> trt
         if self.recording is not None:
             self._open_server("recording", self.recording)
         if self.drift is not None:

@@ -290,6 +290,7 @@ class HostTrt:
     """What stands for the module: plans are ONNX files."""
 
     ILogger = HostLogger
+    ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="lent")
 
     def __init__(self, machine: Machine, profile: tuple[int, int, int]) -> None:
         self.machine = machine
@@ -345,15 +346,19 @@ class HostEngine:
         assert profile == 0
         return [(size, *self.get_tensor_shape(name)[1:]) for size in self.trt.profile]
 
-    def create_execution_context(self) -> HostContext:
-        return HostContext(self)
+    device_memory_size_v2 = 1000
+
+    def create_execution_context(self, strategy: str = "own") -> HostContext:
+        return HostContext(self, lent=strategy == "lent")
 
 
 class HostContext:
     """Tile by tile, so that answers are those of the ONNX runtime to the bit."""
 
-    def __init__(self, engine: HostEngine) -> None:
+    def __init__(self, engine: HostEngine, lent: bool) -> None:
         self._engine = engine
+        self._needs_memory = lent
+        self._memory = 0
         self._shape: tuple[int, ...] = ()
         self._addresses: dict[str, int] = {}
 
@@ -362,8 +367,13 @@ class HostContext:
         if not fewest <= shape[0] <= most:
             self._engine.logger.log(HostLogger.Severity.ERROR, f"{shape[0]} tiles are beyond the profile")
             return False
-        self._shape = shape
+        self._shape = shape  # what was recorded with another one is void from now on
         return name in self._engine.inputs
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert self._needs_memory
+        assert size >= self._engine.device_memory_size_v2
+        self._memory = address
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
@@ -372,12 +382,17 @@ class HostContext:
     def execute_async_v3(self, handle: int) -> bool:
         queue = self._engine.trt.machine.queues[handle]
         shape, addresses = self._shape, dict(self._addresses)
-        if set(addresses) != set(self._engine.tensors) or not shape:
+        if set(addresses) != set(self._engine.tensors) or not shape or (self._needs_memory and not self._memory):
             return False
-        queue.put(lambda: self._run(queue.device, shape, addresses))
+        recorded = queue.captured is not None
+        queue.put(lambda: self._run(queue.device, shape, addresses, recorded))
         return True
 
-    def _run(self, device: HostDevice, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
+    def _run(self, device: HostDevice, shape: tuple[int, ...], addresses: dict[str, int], recorded: bool) -> None:
+        if recorded and shape != self._shape:
+            raise EngineError("the GPU failed: the context has seen another shape since this was recorded")
+        if self._needs_memory:
+            device.must_be_allocated(self._memory, self._engine.device_memory_size_v2)
         frames = _view(device, addresses["frames"], shape, np.uint8)
         names = [name for name in self._engine.tensors if name != "frames"]
         rows = []

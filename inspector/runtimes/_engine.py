@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from inspector.pack import Pack
 from inspector.plans import BUILD
 from inspector.runtimes._device import Bytes, Device, Locked, Memory, Queue
 from inspector.runtimes._frames import pages
-from inspector.runtimes._graphs import Graphs, Recorder
+from inspector.runtimes._graphs import Call, Graphs, Recorder
 from inspector.runtimes._tensorrt import Library
 
 FRAMES = "frames"
+ACTIVATIONS = "activations"
 KINDS: dict[str, np.dtype[Any]] = {"UINT8": np.dtype(np.uint8), "FLOAT": np.dtype(np.float32)}
 
 
@@ -61,6 +63,7 @@ class Engine:
         self.outputs = outputs_of(network, pack)
         tile = pack.manifest.tile
         self.frame = (1, tile.height, tile.width)
+        self._loader = loader  # it must outlive the plan
         self._plan = loader.deserialize_cuda_engine(plan)
         if self._plan is None:
             raise PackError(
@@ -79,10 +82,29 @@ class Engine:
 
     def context(self) -> Any:
         """What one worker executes it with; takes the device memory of its activations."""
-        made = self._plan.create_execution_context()
-        if made is None:
-            raise EngineError(f"network {self.network}: there is no device memory for one more context")
+        return self._made(self._plan.create_execution_context())
+
+    def lent_context(self, memory: Memory) -> Any:
+        """A context whose activations lie in `memory`, of `memory_bytes`; one at a time may use that."""
+        strategy = self._library.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        made = self._made(self._plan.create_execution_context(strategy))
+        made.set_device_memory(memory.address, memory.size)
         return made
+
+    @property
+    def memory_bytes(self) -> int:
+        """What the activations of one context take."""
+        return int(self._plan.device_memory_size_v2)
+
+    @property
+    def lends(self) -> bool:
+        """Whether contexts can share memory, from TensorRT 10 on."""
+        return hasattr(self._library.trt, "ExecutionContextAllocationStrategy")
+
+    def _made(self, context: Any) -> Any:
+        if context is None:
+            raise EngineError(f"there is no device memory for one more context: {self.reason()}")
+        return context
 
     def _wrong(self) -> str:
         """What is not as the pack's contract says; empty if all is well."""
@@ -110,7 +132,12 @@ class Engine:
 
 
 class Lane:
-    """One worker's way through one network: results stay in its device memory until it runs again."""
+    """One worker's way through one network: results stay in its device memory until it runs again.
+
+    A recording holds only while its context sees no other shape, so each has a context of its own; they run one after
+    the other and share the memory of their activations.
+    https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html (CUDA graphs)
+    """
 
     def __init__(self, engine: Engine, device: Device, queue: Queue, recorder: Recorder | None) -> None:
         self.engine = engine
@@ -118,13 +145,14 @@ class Lane:
         self.most = engine.most
         self._device = device
         self._bytes_a_tile = int(np.prod(engine.frame))
-        self._graphs = Graphs(engine.network, recorder)
+        self._graphs = Graphs(engine.network, recorder if engine.lends else None)
         self._memory: dict[str, Memory] = {}
         self._host: dict[str, tuple[Bytes, Locked]] = {}
-        self._context = engine.context()
+        self._contexts: dict[Call | None, Any] = {}
         for output in engine.outputs:
             self._memory[output.name] = device.allocate(max(256, self.most * output.bytes_a_tile))
-            self._point(output.name, self._memory[output.name].address)
+        if self._graphs.recording:
+            self._memory[ACTIVATIONS] = device.allocate(max(256, engine.memory_bytes))
 
     def run(self, base: int, indices: Sequence[int]) -> None:
         """Put the network into its queue, for the tiles at `indices` (at most `most`) of the batch at `base`.
@@ -133,7 +161,9 @@ class Lane:
         """
         count = len(indices)
         address = base if list(indices) == list(range(count)) else self._gathered(base, indices)
-        self._graphs.run((count, address), self.queue, lambda: self._prepare(address, count), self._execute)
+        call = count, address
+        context = self._context(call)
+        self._graphs.run(call, self.queue, partial(self._prepare, context, call), partial(self._execute, context))
 
     def address(self, name: str, index: int = 0) -> int:
         """Where the result of a tile lies on the device."""
@@ -153,13 +183,13 @@ class Lane:
         return found
 
     def moved(self) -> None:
-        """The batch lies elsewhere from now on."""
+        """The batch lies elsewhere from now on. Nothing is in the queue."""
         self._graphs.clear()
+        self._contexts.clear()
 
     def free(self) -> None:
         """Nothing of it is in a queue."""
-        self._graphs.clear()
-        self._context = None
+        self.moved()
         for memory in self._memory.values():
             memory.free()
         for _, locked in self._host.values():
@@ -178,15 +208,27 @@ class Lane:
             self._device.copy(to + place * size, base + first * size, len(pairs) * size, self.queue)
         return to
 
-    def _prepare(self, address: int, count: int) -> None:
-        if not self._context.set_input_shape(FRAMES, (count, *self.engine.frame)):
-            raise EngineError(f"it takes no {count} tiles")
-        self._point(FRAMES, address)
+    def _context(self, call: Call) -> Any:
+        """The context of this call, or that of all calls that are not recorded."""
+        key = call if self._graphs.recording or call in self._contexts else None
+        if key not in self._contexts:
+            lent = ACTIVATIONS in self._memory
+            made = self.engine.lent_context(self._memory[ACTIVATIONS]) if lent else self.engine.context()
+            for output in self.engine.outputs:
+                self._point(made, output.name, self._memory[output.name].address)
+            self._contexts[key] = made
+        return self._contexts[key]
 
-    def _execute(self) -> None:
-        if not self._context.execute_async_v3(self.queue.handle):
+    def _prepare(self, context: Any, call: Call) -> None:
+        count, address = call
+        if not context.set_input_shape(FRAMES, (count, *self.engine.frame)):
+            raise EngineError(f"it takes no {count} tiles: {self.engine.reason()}")
+        self._point(context, FRAMES, address)
+
+    def _execute(self, context: Any) -> None:
+        if not context.execute_async_v3(self.queue.handle):
             raise EngineError(self.engine.reason())
 
-    def _point(self, name: str, address: int) -> None:
-        if not self._context.set_tensor_address(name, address):
-            raise EngineError(f"it takes no memory for `{name}`")
+    def _point(self, context: Any, name: str, address: int) -> None:
+        if not context.set_tensor_address(name, address):
+            raise EngineError(f"it takes no memory for `{name}`: {self.engine.reason()}")

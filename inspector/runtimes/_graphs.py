@@ -49,6 +49,11 @@ class Graphs:
         self._recorder = recorder
         self._known: dict[Call, Recording] = {}
 
+    @property
+    def recording(self) -> bool:
+        """Whether the next call that is not known will be recorded."""
+        return self._recorder is not None and len(self._known) < MOST
+
     def run(self, call: Call, queue: Queue, prepare: Callable[[], None], work: Callable[[], None]) -> None:
         """Do the work: from its recording if there is one, else by preparing and calling it."""
         recording = self._known.get(call)
@@ -57,7 +62,7 @@ class Graphs:
             return
         prepare()
         work()
-        if self._recorder is not None and len(self._known) < MOST:
+        if self._recorder is not None and self.recording:
             # Only now: after a change of shape the first call does what cannot be recorded.
             self._record(self._recorder, call, queue, work)
 

@@ -22,7 +22,7 @@ from inspector import pack as packs
 from inspector.errors import ConfigError, EngineError, PackError
 from inspector.pack import Pack
 from inspector.plans import BUILD, Cache, Key, default_folder
-from inspector.runtimes import _cuda, _graphs, _tensorrt
+from inspector.runtimes import Runtime, _cuda, _graphs, _tensorrt, onnx
 from inspector.runtimes._device import Device
 from inspector.runtimes._engine import Engine
 from inspector.runtimes._frames import FRAMES, FrameMemory
@@ -83,6 +83,18 @@ def open(options: Options, pack: Pack) -> TensorRtRuntime:
     return TensorRtRuntime(options, pack, cuda_platform(options))
 
 
+def stand_in(options: Options, pack: Pack) -> Runtime | None:
+    """What serves until the plans of `pack` are built, if these options allow it and one is missing; else None.
+
+    Raises:
+        ConfigError: no library, no driver or no such GPU.
+    """
+    if not options.cpu_until_built:
+        return None
+    runtime = open(options, pack)
+    return onnx.open(onnx.Options(workers=runtime.workers), pack) if runtime.missing() else None
+
+
 @dataclass(frozen=True)
 class Platform:
     """What the runtime stands on: a library, GPUs, and how to record what they do."""
@@ -119,6 +131,8 @@ class TensorRtRuntime:
         self._platform = platform
         self._lock = threading.Lock()
         self._held = ExitStack()
+        self._places: list[tuple[Library, str, str]] | None = None
+        """Library, GPU and driver of each device, once they were asked."""
         self._engines: list[tuple[Device, dict[str, Engine]]] = []
         self._free: list[Slot] = []
         self._slots: list[Slot] = []
@@ -130,7 +144,7 @@ class TensorRtRuntime:
             held.callback(self._close_devices, devices)
             names = ", ".join(dict.fromkeys(device.name for device in devices))
             self.name = f"{library.flavour} {library.version} on {names}"
-            plans = [(device, self._plans(library, device)) for device in devices]
+            plans = [(device, self._plans(library, device.name, device.driver)) for device in devices]
             self._platform.frames.hold(lambda: self._platform.devices([self._options.devices[0]])[0])
             held.callback(self._platform.frames.leave)
             held.callback(self._close_slots)
@@ -167,11 +181,28 @@ class TensorRtRuntime:
 
     # ------------------------------------------------------------ plans
 
-    def _plans(self, library: Library, device: Device) -> dict[str, bytes]:
-        """The plan of every network for this GPU. Raises PackError where one is missing."""
+    def missing(self) -> str:
+        """Which plan is not in the cache, why, and what builds it; empty if all are there. No GPU is kept open.
+
+        Raises:
+            ConfigError: no library, no driver or no such GPU.
+        """
+        if self._places is None:
+            library, devices = self._platform.library(), self._platform.devices(list(self._options.devices))
+            self._places = [(library, device.name, device.driver) for device in devices]
+            self._close_devices(devices)
+        try:
+            for place in dict.fromkeys(self._places):
+                self._plans(*place)
+        except PackError as error:
+            return str(error)
+        return ""
+
+    def _plans(self, library: Library, gpu: str, driver: str) -> dict[str, bytes]:
+        """The plan of every network for a GPU of this name. Raises PackError where one is missing."""
         found: dict[str, bytes] = {}
         for network, (file, _) in self._pack.for_gpu(self._options.precision).items():
-            keys = keys_of(self._options, self._pack, library, device.name, device.driver)[network]
+            keys = keys_of(self._options, self._pack, library, gpu, driver)[network]
             plan = next((plan for plan in map(self._platform.cache.find, keys) if plan is not None), None)
             if plan is None:
                 raise PackError(
@@ -200,14 +231,18 @@ class TensorRtRuntime:
         return slot
 
     def _warm(self, slot: Slot) -> None:
-        """Every network once with one tile and once with as many as it is tuned for."""
+        """Every network, with as many tiles as it is tuned for and with one; where calls are recorded with any number,
+        as the first frames would have to wait for that."""
+        _, typical, most = self._options.batch
         tile = self._pack.manifest.tile
-        for count in (1, self._options.batch[1]):
-            slot.load([np.zeros((tile.height, tile.width), dtype=np.uint8)] * count)
+        black = np.zeros((tile.height, tile.width), dtype=np.uint8)
+        for count in range(most, 0, -1) if self._recorder else (typical, 1):
+            slot.load([black] * count)
             slot.gate()
-            slot.types(range(count))
-            for entry in self._pack.manifest.classes:
-                slot.segment(entry.number, range(count))
+            for tiles in (range(count), range(1, count)):  # as they lie, and gathered
+                slot.types(tiles)
+                for entry in self._pack.manifest.classes:
+                    slot.segment(entry.number, tiles)
 
     def _close_slots(self) -> None:
         slots, self._slots, self._free = self._slots, [], []

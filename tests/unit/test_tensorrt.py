@@ -196,6 +196,29 @@ def test_a_batch_that_nobody_asked_for_is_behind_the_next_one(engines: Pack) -> 
             stream.expect({1: [0], 2: [0]})
         (patch,) = stream.segment(1, [0])
         assert patch.y == 15
+        stream.load([picture((1, 20, 5))])
+        (patch,) = stream.segment(1, [0])
+        assert patch.y == 20
+
+
+def test_answers_of_a_batch_beyond_the_plans_are_put_together(engines: Pack) -> None:
+    rig = rig_of(engines, batch=[1, 2, 3])
+    with rig.runtime() as runtime:
+        stream = runtime.stream()
+        stream.load([picture((1, k, 5)) if k % 2 else picture() for k in range(8)])
+        assert stream.gate().tolist() == [0, 1] * 4
+        np.testing.assert_array_equal(stream.types([1, 2, 3, 4, 5])[:, 0], [1, 0, 1, 0, 1])
+        assert [patch.y for patch in stream.segment(1, [1, 3, 5, 7])] == [1, 3, 5, 7]
+
+
+def test_a_batch_does_not_grow_under_a_network_that_nobody_asked_for(engines: Pack) -> None:
+    rig = rig_of(engines)
+    with rig.runtime() as runtime:
+        stream = runtime.stream()
+        stream.load([picture((1, 3, 5))])
+        stream.expect({1: [0]})
+        stream.load([picture((1, 8, 5 + k)) for k in range(12)])
+        assert [patch.x for patch in stream.segment(1, [2, 11])] == [7, 16]
 
 
 @given(st.integers(1, 20), st.integers(1, 20), st.integers(1, 255), st.integers(0, 2**32 - 1))
@@ -292,6 +315,7 @@ def test_a_batch_size_is_recorded_once_and_launched_after(engines: Pack) -> None
         batch = batch_of([picture((1, 4, 5)), picture(), picture((1, 4, 9))], engines)
         wanted = judged(cascade, batch)
         recorded, launched = rig.recorder.recorded, rig.recorder.launched
+        assert recorded > 16 * len(engines.networks())  # before the first frame, for every number of tiles
         assert judged(cascade, batch) == wanted
         assert rig.recorder.recorded == recorded
         assert rig.recorder.launched == launched + 3  # gate, types, segment_1

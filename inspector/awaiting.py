@@ -1,0 +1,131 @@
+"""Engines that are not there yet: others serve until they can be opened, then they take over at a batch.
+
+A runtime that may begin on another one has `stand_in(options, pack)` in its module: what serves meanwhile, or None.
+`missing()` of the runtime that is waited for says, in words, why it cannot be opened yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from inspector import adapters
+from inspector.config import RuntimeConfig
+from inspector.engines import Duty, Engines
+from inspector.errors import InspectorError
+from inspector.pack import Pack
+from inspector.worker import Worker
+
+LOOK_S = 1.0
+"""Between two looks whether the engines can be opened."""
+TRIAL_S = 10.0
+"""So long those that stood in come back by themselves when a network of the new ones fails."""
+
+log = logging.getLogger(__name__)
+
+
+def begin(pack: Pack, section: RuntimeConfig) -> tuple[Engines, Engines | None]:
+    """(the engines that a line begins with, those that take over when they can be opened or None); none is entered.
+
+    Raises:
+        ConfigError: there is no such runtime, or an option of it is wrong.
+    """
+    wanted = Engines.of(pack, section)
+    adapter = adapters.module("runtimes", section.kind, "runtime")
+    stand_in = vars(adapter).get("stand_in")
+    first = stand_in(adapters.options(adapter, section.options, "runtime.options"), pack) if stand_in else None
+    return (wanted, None) if first is None else (Engines(pack, first), wanted)
+
+
+class Awaiting:
+    """Brings the wanted engines on duty; `serve` is for a thread of its own, and ends when that is done.
+
+    Args:
+        duty: what the cascade workers use: the engines that stand in, for now.
+        wanted: not entered yet.
+        engaged: told of the engines that have come on duty.
+    """
+
+    def __init__(self, duty: Duty, wanted: Engines, engaged: Callable[[Engines], None]) -> None:
+        self._duty = duty
+        self._first = duty.current
+        self._wanted = wanted
+        self._engaged = engaged
+        self._said = ""
+
+    def serve(self, stop: threading.Event) -> None:
+        """Until the wanted engines are on duty, another pack has taken over, or `stop` is set."""
+        while not stop.wait(LOOK_S) and self._duty.current is self._first:
+            if self._openable() and self._opened(stop):
+                self._take_over(stop)
+                return
+
+    def _openable(self) -> bool:
+        missing: str = self._wanted.runtime.missing()  # type: ignore[attr-defined]
+        if missing:
+            self._say(missing)
+        return not missing
+
+    def _opened(self, stop: threading.Event) -> bool:
+        """Open them in a thread that nobody takes for hanging: a GPU may need half a minute."""
+        opening = _Opening(self._wanted)
+        worker = Worker("opening", opening)
+        worker.start()
+        while not worker.join(LOOK_S):
+            stop.is_set()  # a sign of life
+        if worker.failure is None:
+            return True
+        if not isinstance(worker.failure, InspectorError):
+            log.error("the engines cannot be opened", exc_info=worker.failure)
+        self._say(str(worker.failure) or type(worker.failure).__name__)
+        return False
+
+    def _take_over(self, stop: threading.Event) -> None:
+        first, wanted = self._first, self._wanted
+        since = self._duty.replace(first, wanted)
+        if since is None:  # another pack has taken over meanwhile
+            wanted.__exit__(None, None, None)
+            return
+        self._engaged(wanted)
+        log.info("%s took over from %s at batch %d", wanted.runtime.name, first.runtime.name, since)
+        for _ in range(round(TRIAL_S / LOOK_S)):
+            if stop.wait(LOOK_S) or self._duty.current is not wanted:
+                break
+        if self._duty.current is wanted and self._duty.passed(wanted):
+            if self._duty.retire(first, stop):
+                first.__exit__(None, None, None)
+        elif self._duty.current is first:
+            self._engaged(first)
+            failure = self._duty.failure and self._duty.failure[1]
+            log.error("%s is on duty again: %s", first.runtime.name, failure)
+            if self._duty.retire(wanted, stop):
+                wanted.__exit__(None, None, None)
+
+    def _say(self, why: str) -> None:
+        """Once for each reason."""
+        if why != self._said:
+            self._said = why
+            log.warning("%s serves meanwhile: %s", self._first.runtime.name, why)
+
+
+class _Opening:
+    """Enters engines, once."""
+
+    def __init__(self, engines: Engines) -> None:
+        self._engines = engines
+        self.ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def work(self) -> Iterable[Any]:
+        self._engines.__enter__()
+        self.ended = True
+        return ()
