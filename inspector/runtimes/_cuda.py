@@ -57,7 +57,10 @@ def require() -> None:
 
 def _pycuda() -> Any:
     if not has_driver():
-        raise ConfigError("this machine has no NVIDIA driver, which a GPU needs: `inspector doctor` says more")
+        raise ConfigError(
+            "this machine has no NVIDIA driver, which the runtime `tensorrt` needs: `inspector doctor` says more; "
+            "`onnx` runs on the CPU"
+        )
     try:
         driver = importlib.import_module("pycuda.driver")
     except ImportError as error:  # also where libcuda.so.1 is missing

@@ -139,8 +139,12 @@ class Lane:
     https://docs.nvidia.com/deeplearning/tensorrt/latest/inference-library/advanced.html (CUDA graphs)
     """
 
-    def __init__(self, engine: Engine, device: Device, queue: Queue, recorder: Recorder | None) -> None:
+    def __init__(
+        self, engine: Engine, device: Device, queue: Queue, recorder: Recorder | None, in_place: bool = True
+    ) -> None:
+        """`in_place`: tiles at the beginning of a batch are read there; else they are gathered as any others."""
         self.engine = engine
+        self._in_place = in_place
         self.queue = queue
         self.most = engine.most
         self._device = device
@@ -157,10 +161,11 @@ class Lane:
     def run(self, base: int, indices: Sequence[int]) -> None:
         """Put the network into its queue, for the tiles at `indices` (at most `most`) of the batch at `base`.
 
-        Tiles that do not lie at the beginning of the batch one after another are gathered first, on the device.
+        Tiles that cannot be read where they lie are gathered first, on the device.
         """
         count = len(indices)
-        address = base if list(indices) == list(range(count)) else self._gathered(base, indices)
+        there = self._in_place and list(indices) == list(range(count))
+        address = base if there else self._gathered(base, indices)
         call = count, address
         context = self._context(call)
         self._graphs.run(call, self.queue, partial(self._prepare, context, call), partial(self._execute, context))

@@ -53,7 +53,14 @@ class Slot:
             self._batch = _Buffer(device)
             self._staging = _HostBuffer(device)
             self._lanes = {
-                name: Lane(engine, device, main if name in ("gate", "types") else device.queue(), recorder)
+                name: Lane(
+                    engine,
+                    device,
+                    main if name in ("gate", "types") else device.queue(),
+                    recorder,
+                    # Recordings hold for one address: half as many are made where tiles always come to the same.
+                    in_place=name == "gate" or recorder is None,
+                )
                 for name, engine in engines.items()
             }
             self._queues = list(dict.fromkeys([self._upload, *(lane.queue for lane in self._lanes.values())]))

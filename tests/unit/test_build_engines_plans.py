@@ -145,8 +145,8 @@ CALLS = {
     "DataType": ["UINT8", "FLOAT"],
     "TensorIOMode": ["INPUT", "OUTPUT"],
 }
-"""What runtimes/_engine.py calls. TensorRT 10.16 and 11.4 were looked through for the same names by hand, and 8.6, which
-has all but those that CUDA graphs need (device memory of one's own)."""
+"""What runtimes/_engine.py calls. TensorRT 10.16 and 11.4 were looked through for the same names by hand, and 8.6,
+which has all but those that CUDA graphs need (device memory of one's own)."""
 
 
 @pytest.mark.parametrize("kind", CALLS)
