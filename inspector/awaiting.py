@@ -16,6 +16,7 @@ from inspector import adapters
 from inspector.config import RuntimeConfig
 from inspector.engines import Duty, Engines
 from inspector.errors import InspectorError
+from inspector.logbook import LogKind, as_kind
 from inspector.pack import Pack
 from inspector.worker import Worker
 
@@ -79,7 +80,7 @@ class Awaiting:
         if worker.failure is None:
             return True
         if not isinstance(worker.failure, InspectorError):
-            log.error("the engines cannot be opened", exc_info=worker.failure)
+            log.error("the engines cannot be opened", exc_info=worker.failure, extra=as_kind(LogKind.ENGINES_WAIT))
         self._say(str(worker.failure) or type(worker.failure).__name__)
         return False
 
@@ -100,7 +101,12 @@ class Awaiting:
         elif self._duty.current is first:
             self._engaged(first)
             failure = self._duty.failure and self._duty.failure[1]
-            log.error("%s is on duty again: %s", first.runtime.name, failure)
+            log.error(
+                "%s is on duty again: %s",
+                first.runtime.name,
+                failure,
+                extra=as_kind(LogKind.ENGINES_FAILED, reason=failure),
+            )
             if self._duty.retire(wanted, stop):
                 wanted.__exit__(None, None, None)
 
@@ -108,7 +114,12 @@ class Awaiting:
         """Once for each reason."""
         if why != self._said:
             self._said = why
-            log.warning("%s serves meanwhile: %s", self._first.runtime.name, why)
+            log.warning(
+                "%s serves meanwhile: %s",
+                self._first.runtime.name,
+                why,
+                extra=as_kind(LogKind.ENGINES_WAIT, reason=why),
+            )
 
 
 class _Opening:
