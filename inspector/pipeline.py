@@ -263,14 +263,10 @@ class Line:
     def _open_servers(self) -> None:
         config = self.config
         self._serve("watchman", watch_floods)
-<<<<<<< HEAD
         # Loading and warming engines may take longer than the watchdog waits, and nothing waits for them.
         self._open_server("packs", self.changes, watched=False)
-=======
-        self._open_server("packs", self.changes)
         if self.awaiting is not None:
-            self._serve("plans", self.awaiting.serve)
->>>>>>> trt
+            self._serve("plans", self.awaiting.serve, watched=False)
         if self.recording is not None:
             self._open_server("recording", self.recording)
         if self.drift is not None:
