@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable
 
 from inspector import adapters
 from inspector.config import RuntimeConfig
@@ -18,7 +16,6 @@ from inspector.engines import Duty, Engines
 from inspector.errors import InspectorError
 from inspector.logbook import LogKind, as_kind
 from inspector.pack import Pack
-from inspector.worker import Worker
 
 LOOK_S = 1.0
 """Between two looks whether the engines can be opened."""
@@ -60,7 +57,7 @@ class Awaiting:
     def serve(self, stop: threading.Event) -> None:
         """Until the wanted engines are on duty, another pack has taken over, or `stop` is set."""
         while not stop.wait(LOOK_S) and self._duty.current is self._first:
-            if self._openable() and self._opened(stop):
+            if self._openable() and self._opened():
                 self._take_over(stop)
                 return
 
@@ -70,22 +67,17 @@ class Awaiting:
             self._say(missing)
         return not missing
 
-    def _opened(self, stop: threading.Event) -> bool:
-        """Open them in a thread that nobody takes for hanging: a GPU may need half a minute."""
-        opening = _Opening(self._wanted)
-        worker = Worker("opening", opening)
-        worker.start()
-        while not worker.join(LOOK_S):
-            stop.is_set()  # a sign of life
-        if worker.failure is None:
+    def _opened(self) -> bool:
+        """Loaded and warm, which may take a GPU half a minute. Whatever goes wrong, the line goes on as it is."""
+        try:
+            self._wanted.__enter__()
+        except InspectorError as error:
+            self._say(str(error))
+        except Exception as error:  # a bug, ours or a runtime's, must not take along those that serve
+            log.exception("the engines cannot be opened", extra=as_kind(LogKind.ENGINES_FAILED, reason=error))
+            self._say(f"{type(error).__name__}: {error}")
+        else:
             return True
-        if not isinstance(worker.failure, InspectorError):
-            log.error(
-                "the engines cannot be opened",
-                exc_info=worker.failure,
-                extra=as_kind(LogKind.ENGINES_FAILED, reason=worker.failure),
-            )
-        self._say(str(worker.failure) or type(worker.failure).__name__)
         return False
 
     def _take_over(self, stop: threading.Event) -> None:
@@ -120,23 +112,3 @@ class Awaiting:
             self._said = why
             name = self._first.runtime.name
             log.warning("%s serves meanwhile: %s", name, why, extra=as_kind(LogKind.ENGINES_WAIT, reason=why))
-
-
-class _Opening:
-    """Enters engines, once."""
-
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
-        self.ended = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def work(self) -> Iterable[Any]:
-        self._engines.__enter__()
-        self.ended = True
-        return ()

@@ -266,7 +266,7 @@ class Line:
         # Loading and warming engines may take longer than the watchdog waits, and nothing waits for them.
         self._open_server("packs", self.changes, watched=False)
         if self.awaiting is not None:
-            self._serve("plans", self.awaiting.serve)
+            self._serve("plans", self.awaiting.serve, watched=False)
         if self.recording is not None:
             self._open_server("recording", self.recording)
         if self.drift is not None:
