@@ -121,10 +121,6 @@ def test_every_metric_that_is_named_exists(path: Path) -> None:
     assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} - known <= set()
 
 
-COMING = {"service.md"}
-"""Chapters that the handbook leads to and that are still being written."""
-
-
 def anchors(path: Path) -> set[str]:
     """Of the headings of a page, as they are made for links."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -139,14 +135,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             continue
         file, _, anchor = link.partition("#")
         target = page.parent / file if file else page
-        if file in COMING:
-            continue
         assert target.exists(), f"{page.name}: {link}"
         assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
 
 
 COMMAND = re.compile(r"(?:^|`|[;&|] )\$? *(inspector|python -m build_engines) ([a-z]+)\b([^`\n#]*)", re.MULTILINE)
-COMING_COMMANDS: set[str] = set()
 
 
 def options_of(parser: argparse.ArgumentParser) -> set[str]:
@@ -169,8 +162,6 @@ def commands_of(program: str, name: str) -> dict[str, argparse.ArgumentParser]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_every_command_that_is_named_can_be_given(page: Path) -> None:
     for program, name, rest in COMMAND.findall(page.read_text(encoding="utf-8").replace("\\\n", " ")):
-        if name in COMING_COMMANDS:
-            continue
         known = commands_of(program, name)
         assert name in known, f"{page.name}: {program} {name}"
         unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", rest)) - options_of(known[name])
