@@ -151,8 +151,11 @@ def quantize(arguments: argparse.Namespace) -> None:
 
     samples = [sample for sample in datasets.read(arguments.data) if sample.labelled]
     parts = splits.load(arguments.split) if arguments.split else splits.split(samples)
-    chosen = [[sample for sample in samples if parts.get(sample.name) == part] for part in ("train", "validation")]
-    trials = quantization.quantize(arguments.pack, *chosen)
+    calibration = [sample for sample in samples if parts.get(sample.name) == "train"]
+    validation = [sample for sample in samples if parts.get(sample.name) == "validation"]
+    validation += [sample for folder in arguments.validation for sample in datasets.read(folder) if sample.labelled]
+    networks = arguments.network.split(",") if arguments.network else ()
+    trials = quantization.quantize(arguments.pack, calibration, validation, networks)
     _show({trial.network: {"verdict": trial.verdict, "milliseconds": trial.milliseconds} for trial in trials})
 
 

@@ -167,6 +167,8 @@ def _add_quantize(commands: Any) -> None:
     command.add_argument(
         "--split", type=Path, help="split.json of the pack's run: calibrate on train, judge on validation"
     )
+    command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to judge on")
+    command.add_argument("--network", default="", help="only some of gate,types,segment_<class number>")
 
 
 def _add_unfold(commands: Any) -> None:

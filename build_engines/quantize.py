@@ -27,11 +27,13 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from build_engines import evaluate
 from build_engines.datasets import Sample
+from build_engines.export import half_twin
 from build_engines.figures import Table, figures
 from build_engines.files import digest, manifest_text, write_whole
 from build_engines.judging import Record, batch_of
 from inspector import pack as packs
-from inspector.pack import Manifest, Pack
+from inspector.errors import ConfigError
+from inspector.pack import Manifest, Pack, Twin
 
 ALLOWED = 0.005
 """Half a point."""
@@ -111,13 +113,23 @@ def to_int8(file: Path, target: Path, reader: CalibrationDataReader) -> None:
     prepared.unlink()
 
 
-def quantize(folder: Path, calibration: Sequence[Sample], validation: Sequence[Sample]) -> list[Trial]:
-    """Try int8 for every network of a pack, in place; returns what was tried."""
+def quantize(
+    folder: Path, calibration: Sequence[Sample], validation: Sequence[Sample], networks: Sequence[str] = ()
+) -> list[Trial]:
+    """Try int8 for the named networks of a pack, or for every one, in place; returns what was tried.
+
+    Raises:
+        ConfigError: a name is not of a network of the pack.
+    """
     pack = _originals(packs.load(folder))
+    for name in networks:
+        if name not in pack.networks():
+            raise ConfigError(f"--network {name}: unknown. Choose some of {','.join(pack.networks())}")
     chosen = _spread(calibration, CALIBRATED_TILES)
     before = _own_figures(pack, evaluate.judged(pack, validation))
     trials = []
-    for network, (file, _) in pack.networks().items():
+    for network in networks or list(pack.networks()):
+        file, _ = pack.networks()[network]
         target = folder / f"{network}.int8.onnx"
         to_int8(file, target, _Tiles(pack, chosen))
         tried = with_file(pack, network, target)
@@ -195,11 +207,19 @@ def _adopt(pack: Pack, trials: Sequence[Trial]) -> None:
     """Keep what passed: first the files, then the manifest that names them."""
     for trial in trials:
         if trial.verdict == "int8":
-            pack = with_file(pack, trial.network, trial.file)
+            pack = _with_twin(with_file(pack, trial.network, trial.file), trial.network)
         else:
             trial.file.unlink()
         pack = _changed(pack, trial.network, partial(_with_trial, trial))
     write_whole(pack.folder / packs.MANIFEST, manifest_text(pack.manifest).encode())
+
+
+def _with_twin(pack: Pack, network: str) -> Pack:
+    """int8 is for the CPU alone: a pack that has no float16 twins gets one of this network, for GPUs."""
+    if network in pack.twins():
+        return pack
+    twin = half_twin(pack.folder / f"{network}.onnx", pack.manifest.tile)
+    return _changed(pack, network, lambda _: {"gpu": Twin(file=twin.name, sha256=digest(twin))})
 
 
 def _with_trial(trial: Trial, entry: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import yaml
 from torch import Tensor, nn
 
 from build_engines.files import write_whole
-from build_engines.networks import GATE_STAGES, Classifier, Segmenter, Teacher
+from build_engines.networks import Classifier, Segmenter, Teacher
 from inspector.errors import ConfigError
 
 FACTS = "run.yaml"
@@ -81,7 +81,7 @@ def blank(name: str, classes: int) -> nn.Module:
     if name == "teacher":
         return Teacher(classes)
     if name == "gate":
-        return Classifier(1, GATE_STAGES)
+        return Classifier(classes, merged=True)
     return Classifier(classes) if name == "types" else Segmenter(1)
 
 

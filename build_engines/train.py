@@ -25,7 +25,7 @@ from build_engines.ensemble import Ensemble
 from build_engines.feed import Feed
 from build_engines.files import write_whole
 from build_engines.losses import Batch, Raw
-from build_engines.networks import GATE_STAGES, PIXEL_STRIDE, Classifier, Segmenter, Teacher, prepare
+from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, Teacher, prepare
 from build_engines.replicas import Replicas, threads_of
 from build_engines.runs import blank, facts_of, network_names, trained
 from build_engines.settings import Settings
@@ -58,9 +58,7 @@ def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = No
     teacher = trained("teacher", len(classes), out)
     assert isinstance(teacher, Teacher)
     if name == "gate":
-        gate = Classifier(1, GATE_STAGES)
-        pretrained.narrow_into(gate.encoder, teacher.encoder)
-        return gate
+        return teacher.gate()
     if name == "types":
         return teacher.types()
     return teacher.segmenter(list(classes).index(int(name.removeprefix("segment_"))))

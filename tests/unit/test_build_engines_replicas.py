@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="build_engines needs torch: pip inst
 pytest.importorskip("onnx", reason="build_engines needs onnx: pip install 'inspector[train]'")
 
 from build_engines.losses import Raw  # noqa: E402
-from build_engines.networks import GATE_STAGES, Classifier  # noqa: E402
+from build_engines.networks import Classifier  # noqa: E402
 from build_engines.replicas import Replicas, threads_of  # noqa: E402
 
 torch.set_num_threads(1)
@@ -23,7 +23,7 @@ def loss(network: torch.nn.Module, grey: torch.Tensor) -> torch.Tensor:
 
 def test_gradients_are_the_weighted_mean_of_the_parts() -> None:
     torch.manual_seed(3)
-    network = Classifier(1, GATE_STAGES).train()
+    network = Classifier(1).train()
     plain = copy.deepcopy(network)
     parts = list(torch.randn(5, 1, 32, 64).split([3, 2]))
     replicas = Replicas(network, 2)
@@ -38,7 +38,7 @@ def test_gradients_are_the_weighted_mean_of_the_parts() -> None:
 
 def test_replicas_share_parameters_and_agree_on_the_statistics() -> None:
     torch.manual_seed(4)
-    network = Classifier(1, GATE_STAGES).train()
+    network = Classifier(1).train()
     replicas = Replicas(network, 2)
     parts = [torch.randn(2, 1, 32, 32), 3 + torch.randn(2, 1, 32, 32)]
     alone = []
