@@ -99,7 +99,7 @@ class _Speaker:
             notify.ready(health.status)
         if now >= self._status_at:
             self._status_at = now + STATUS_S
-            notify.status("; ".join([health.status, *health.reasons]))
+            notify.status(_sentence(health))
         if self._watchdog_s is not None:
             self._watch(health, now, self._watchdog_s)
 
@@ -109,7 +109,7 @@ class _Speaker:
         crew = self._line.crew
         if now >= self._watchdog_at and crew.lively():
             self._watchdog_at = now + min(FEED_S, half_s)
-            notify.progress(health.status)
+            notify.progress(_sentence(health))
         hanging = set(crew.stalled(half_s))
         for name in sorted(hanging - self._hanging):
             log.error(
@@ -131,6 +131,11 @@ class _Speaker:
         reload.now()
         if self._ready:
             notify.ready(self._line.health().status)
+
+
+def _sentence(health: Health) -> str:
+    """How the line is, and why it is not as it should be."""
+    return "; ".join([health.status, *health.reasons])
 
 
 def _outcome(line: Line) -> int:

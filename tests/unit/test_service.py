@@ -564,14 +564,16 @@ def test_no_thread_of_a_line_is_unwatched(engines: Path, tmp_path: Path, ipc: st
         assert beats == {}
 
 
-def test_the_reasons_are_in_the_status(manager: Manager) -> None:
+def test_the_reasons_are_in_the_status(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     line: Any = SimpleNamespace(crew=Crew([], lambda: None))
     sick = Health(live=False, ready=False, reasons=["stage grading hangs", "camera top is down"], status="0 frames")
     service._Speaker(line).speak(sick)
-    assert [text for message in manager.rest() for text in message if text.startswith("STATUS=")] == [
-        "STATUS=0 frames; stage grading hangs; camera top is down"
-    ]
     assert manager.said == []
+    monkeypatch.setenv("WATCHDOG_USEC", str(20 * 10**6))
+    service._Speaker(line).speak(sick)
+    told = [text for message in manager.rest() for text in message if text.startswith("STATUS=")]
+    assert told == ["STATUS=0 frames; stage grading hangs; camera top is down"] * 3  # also when it feeds the watchdog
+    assert manager.said == ["WATCHDOG=1"]
 
 
 def test_a_failure_of_our_own_is_one_line_and_a_fault_has_a_trace() -> None:
