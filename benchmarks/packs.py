@@ -192,7 +192,7 @@ def _arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=3, help="changes at each load")
     add("--seconds", type=float, default=15.0, help="how long each stretch lasts at least")
     add("--compared", type=int, default=50, help="frames compared in shadow and in watch at least")
-    add("--share", type=float, default=0.1, help="of the frames, that both packs judge")
+    add("--share", type=float, default=0.05, help="of the frames, that both packs judge")
     add("--frames", type=int, default=400, help="frames that the capacity is measured with")
     add("--batch", type=int, default=4, help="frames that go through the cascade together at most")
     add("--prepared", type=int, default=200, help="different frames of the camera, in 100s")

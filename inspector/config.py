@@ -291,9 +291,9 @@ class PacksConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Before a new pack takes over it is compared with the one on duty on so many of the line's frames; 0: on none."""
     shadow_s: Annotated[float, Meta(ge=0, le=1e6)] = 0.0
     """The comparison lasts so long at least, seconds."""
-    shadow_share: Annotated[float, Meta(gt=0, le=1)] = 0.1
+    shadow_share: Annotated[float, Meta(gt=0, le=1)] = 0.05
     """Share of the frames that both packs judge, in shadow and while a new pack is watched. On a CPU a tenth costs
-    about a tenth of what the line can do; when the line is behind, none."""
+    about a tenth of what the line can do; while no worker is idle, none."""
     watch_frames: Frames = 500
     """After it took over it is watched on so many frames, with the old pack ready to come back; 0: on none."""
     watch_s: Annotated[float, Meta(ge=0, le=1e6)] = 60.0

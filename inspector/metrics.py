@@ -444,6 +444,10 @@ class Metrics:
         self.pack_alarms.labels("new").set(new)
         self.pack_time.set(nan if time_ratio is None else time_ratio)
 
+    def in_progress(self, stage: str) -> float:
+        """Items that a stage holds now."""
+        return _value(self.stage_in_progress.labels(stage), "")
+
     def lateness(self) -> tuple[int, int]:
         """(frames whose events went out, those of them that were later than the deadline) so far."""
         cameras = list(self._cameras.values())
@@ -756,7 +760,7 @@ class DeskMetrics:
         self._turned_away.inc(count)
 
 
-def _value(series: Counter | Histogram, ending: str = "_total") -> float:
+def _value(series: Counter | Gauge | Histogram, ending: str = "_total") -> float:
     samples = next(iter(series.collect())).samples
     return next(sample.value for sample in samples if sample.name.endswith(ending))
 

@@ -116,7 +116,7 @@ def build(config: Config) -> Line:
         dropped = line.drop_frame
         frames = Channel[Frame](config.line.queue, config.line.when_full, writers=len(cameras), on_drop=dropped)
         batches = Channel[Batch](workers)
-        line.before_networks = frames, batches
+        line.before_networks, line.workers = (frames, batches), workers
         verdicts = Channel[Verdicts](sizes.verdicts, writers=workers)
         graded = Channel[Graded](sizes.graded)
         outboxes = {
@@ -233,6 +233,8 @@ class Line:
     changes: Changes = field(init=False)
     before_networks: Sequence[Channel[Any]] = ()
     """What waits between the cameras and the networks."""
+    workers: int = 1
+    """Cascade workers side by side."""
     grading: Grading = field(init=False)
     captures: Sequence[Capture] = ()
     looks: list[Callable[[Graded], None]] = field(default_factory=list)
@@ -396,10 +398,12 @@ class Line:
     # ------------------------------------------------------------ what a change of the pack calls
 
     def busy(self) -> bool:
-        """Frames wait for a network, so whatever can wait should. Where cameras wait too, none can be lost."""
+        """Frames wait for a network, or would if one came now: whatever can wait should. Where cameras wait too, no
+        frame can be lost."""
         if self.config.line.when_full is WhenFull.WAIT:
             return False
-        return any(channel.statistics().queued for channel in self.before_networks)
+        waiting = any(channel.statistics().queued for channel in self.before_networks)
+        return waiting or self.metrics.in_progress("cascade") >= self.workers
 
     def lateness(self) -> Lateness:
         """Of all frames so far; those that were lost because the line was behind count as late."""

@@ -29,7 +29,7 @@ from inspector.errors import ConfigError, EngineError, PackError
 from inspector.events import Defect, Event, Gap, State, as_json
 from inspector.packs.store import Memory, Store
 from inspector.pipeline import Line, build
-from inspector.records import Frame, Pixels
+from inspector.records import Batch, Frame, Pixels
 from inspector.rle import decode
 from tests import networks
 from tests.packs import BAND, TILE, make_pack, paint
@@ -723,6 +723,22 @@ def _wait(true: Callable[[], bool]) -> None:
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.005)
+
+
+def test_a_line_is_busy_while_frames_wait_or_every_worker_works(tmp_path: Path, engines: Path) -> None:
+    dropping = {"name": "line", "when_full": "drop_oldest"}
+    with build(line_of(tmp_path, engines, synthetic(frames=1), line=dropping)) as line:
+        assert line.crew.join(PATIENCE_S) == []
+        assert not line.busy()
+        books = line.metrics.stage("cascade")
+        for number in range(line.workers):
+            assert not line.busy(), number
+            books.began()
+        assert line.busy()
+        books.ended()
+        assert not line.busy()
+        line.before_networks[1].put(Batch(0, [], [], []), 0.0)
+        assert line.busy()
 
 
 def test_check_shows_the_pack_that_took_over(tmp_path: Path, engines: Path) -> None:
