@@ -55,11 +55,19 @@ class Awaiting:
         self._said = ""
 
     def serve(self, stop: threading.Event) -> None:
-        """Until the wanted engines are on duty, another pack has taken over, or `stop` is set."""
-        while not stop.wait(LOOK_S) and self._duty.current is self._first:
-            if self._openable() and self._opened():
-                self._take_over(stop)
-                return
+        """Until the wanted engines are on duty, another pack has taken over for good, or `stop` is set. While a change
+        of the pack is under way they wait: it may come to nothing."""
+        while not stop.wait(LOOK_S):
+            if not self._duty.changing.acquire(blocking=False):
+                continue
+            try:
+                if self._duty.current is not self._first:
+                    return
+                if self._openable() and self._opened():
+                    self._take_over(stop)
+                    return
+            finally:
+                self._duty.changing.release()
 
     def _openable(self) -> bool:
         missing: str = self._wanted.runtime.missing()  # type: ignore[attr-defined]

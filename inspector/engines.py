@@ -106,6 +106,9 @@ class Duty:
         """Where these fail, those before them come back."""
         self.failure: tuple[Engines, EngineError] | None = None
         """Engines that failed on duty, so that those before them came back."""
+        self.changing = threading.Lock()
+        """Held by whoever brings others on duty, from its look at what is until what left is closed: two at a time
+        would bring back what the other has closed."""
 
     def __enter__(self) -> Self:
         self.current.__enter__()

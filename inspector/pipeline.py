@@ -264,11 +264,11 @@ class Line:
 
     def _open_servers(self) -> None:
         config = self.config
-        self._serve("watchman", watch_floods)
+        self.serve("watchman", watch_floods)
         # Loading and warming engines may take longer than the watchdog waits, and nothing waits for them.
         self._open_server("packs", self.changes, watched=False)
         if self.awaiting is not None:
-            self._serve("plans", self.awaiting.serve, watched=False)
+            self.serve("plans", self.awaiting.serve, watched=False)
         if self.recording is not None:
             self._open_server("recording", self.recording)
         if self.drift is not None:
@@ -290,9 +290,11 @@ class Line:
         """Bind it and let a thread of its own serve until the line is left."""
         server.open()
         self.held.callback(server.close)
-        self._serve(name, server.serve, watched)
+        self.serve(name, server.serve, watched)
 
-    def _serve(self, name: str, serve: Callable[[threading.Event], None], watched: bool = True) -> None:
+    def serve(self, name: str, serve: Callable[[threading.Event], None], watched: bool = True) -> None:
+        """A thread of its own until the line is left, for a line that was entered; `watched`: the watchdog runs out if
+        it does not look at its event."""
         done = Pulse()
         worker = Worker(name, Serve(name, serve, done))
         done.beat = worker.beat

@@ -1,14 +1,17 @@
 """SIGHUP: the YAML is read again, and what of it a running line can take over is taken over.
 
 That is another pack (see packs/), and the bounds under which packs are tried. Whatever else was changed is named and
-waits for a restart. A file that is broken changes nothing.
+waits for a restart. A file that is broken changes nothing. All that is read may lie on a disk that is slow or hangs,
+so it has a thread of its own that no watchdog waits for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from inspector.metrics import Outcome
 from inspector.pipeline import Line, load
 
 TAKEN_OVER = ("pack", "packs")
+TICK_S = 0.2
+"""How often the thread looks whether the line ends."""
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +38,33 @@ class Reload:
         path: the YAML that the line was made of.
         line: the running line.
         wanted: set when somebody asks.
+        around: entered around each reading.
     """
 
-    def __init__(self, path: Path, line: Line, wanted: threading.Event) -> None:
+    def __init__(
+        self,
+        path: Path,
+        line: Line,
+        wanted: threading.Event,
+        around: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         self._path = path
         self._line = line
-        self.wanted = wanted
+        self._wanted = wanted
+        self._around = around
+
+    def serve(self, stop: threading.Event) -> None:
+        """Read it again whenever somebody asks, until `stop` is set; a line that drains takes over nothing any more."""
+        while not stop.is_set():
+            if not self._wanted.wait(TICK_S):
+                continue
+            self._wanted.clear()
+            if not self._line.stop.is_set():
+                with self._around():
+                    self.now()
 
     def now(self) -> None:
         """Read it again. Whatever is wrong is logged, told and counted, and the line runs on as it was."""
-        self.wanted.clear()
         try:
             config = load(self._path)
             check(config, running=True)

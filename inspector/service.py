@@ -47,7 +47,9 @@ def run(path: Path) -> int:
             logbook.about(config.line.name)
             with build(config) as line:
                 _announce(line)
-                return watch(line, stop, reload=Reload(path, line, hung_up))
+                speaker = _Speaker(line)
+                line.serve("reload", Reload(path, line, hung_up, speaker.reloading).serve, watched=False)
+                return watch(line, stop, speaker=speaker)
         except ConfigError as error:
             log.error("%s", error, extra=as_kind(LogKind.CONFIGURATION))
             notify.status(f"configuration error: {error}")
@@ -58,16 +60,14 @@ def run(path: Path) -> int:
 
 
 def watch(
-    line: Line, stop: threading.Event, tick: Callable[[], None] = lambda: None, reload: Reload | None = None
+    line: Line, stop: threading.Event, tick: Callable[[], None] = lambda: None, speaker: _Speaker | None = None
 ) -> int:
     """Follow a started line to its end; `tick` is called a few times a second. Returns the exit code."""
-    speaker = _Speaker(line)
+    speaker = speaker or _Speaker(line)
     deadline = float("inf")
     while line.running and time.monotonic() < deadline:
         line.crew.join(TICK_S)
         tick()
-        if reload is not None and reload.wanted.is_set():
-            speaker.reload(reload)
         if stop.is_set() and not line.stop.is_set():
             log.info("stopping: no new frames, draining the rest")
             notify.stopping("draining")
@@ -124,13 +124,18 @@ class _Speaker:
         if not self._ready and crew.stalled(2 * half_s):
             notify.hangs(f"while starting, these hang: {', '.join(sorted(hanging))}")
 
-    def reload(self, reload: Reload) -> None:
-        """Read the configuration again; systemd hears of it once it has heard that the line is ready."""
-        if self._ready:
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Around a reading of the configuration, in any thread; systemd hears of it once it has heard that the line is
+        ready, and not any more while it stops."""
+        was_ready = self._ready
+        if was_ready:
             notify.reloading()
-        reload.now()
-        if self._ready:
-            notify.ready(self._line.health().status)
+        try:
+            yield
+        finally:
+            if was_ready and not self._line.stop.is_set():
+                notify.ready(self._line.health().status)
 
 
 def _sentence(health: Health) -> str:

@@ -132,7 +132,7 @@ class Changes:
         previous = self._memory.previous
         if previous is None:
             raise TelegramError("no pack was on duty before this one that the line knows of: stage the one you want")
-        self._want(Wish(Path(previous), sender, at_once=True))
+        self._want(Wish(Path(previous), sender, at_once=True, digest=self._memory.previous_digest))
         return self.status()
 
     def reload(self, packs: PacksConfig, base: Path) -> str | None:
@@ -210,8 +210,19 @@ class Changes:
         while not stop.is_set():
             self._wake.wait(TICK_S)
             wish = self._begin()
-            if wish is not None:
-                self._change(wish, stop)
+            if wish is not None and self._alone(stop):
+                try:
+                    self._change(wish, stop)
+                finally:
+                    self._duty.changing.release()
+
+    def _alone(self, stop: threading.Event) -> bool:
+        """Nobody else changes what is on duty from now on: engines that waited for a GPU may be coming just now. False
+        if `stop` was set first."""
+        while not self._duty.changing.acquire(timeout=TICK_S):
+            if stop.is_set():
+                return False
+        return True
 
     def close(self) -> None:
         """Nothing is held here: what is on duty, and what may come back, is the duty's."""
@@ -269,6 +280,8 @@ class Changes:
         """To the end of the watch; an error sends the new pack back."""
         wish, old, bounds = change.wish, change.old, trial.bounds
         found = pack.load(wish.folder)
+        if wish.digest is not None and found.digest != wish.digest:
+            raise Back(f"{wish.folder} is another pack now than the one that was on duty before: stage it to try it")
         if found.digest == old.digest:
             if wish.base:
                 return  # staged and on duty before, and now in the YAML too
@@ -327,7 +340,7 @@ class Changes:
         if change.wish.base:
             memory = msgspec.structs.replace(memory, base=folder, base_digest=self._duty.current.digest)
         if change.swapped is not None:
-            memory = msgspec.structs.replace(memory, previous=str(before))
+            memory = msgspec.structs.replace(memory, previous=str(before), previous_digest=change.old.digest)
         self._memory = msgspec.structs.replace(memory, on_duty=None if folder == memory.base else folder)
 
     def _remember(self, changing: str | None) -> None:

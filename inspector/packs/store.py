@@ -49,6 +49,8 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the pack that took over for good; None: that of `pack:`."""
     previous: str | None = None
     """Folder of the pack that was on duty before it."""
+    previous_digest: str | None = None
+    """Of that pack: an upgrade of the program may have put another one there, which never was on duty."""
     changing: str | None = None
     """What was going on, for people; None: nothing."""
 

@@ -49,6 +49,8 @@ class Wish:
     """Without shadow and watch: it was on duty before."""
     base: bool = False
     """It is the one of `pack:`."""
+    digest: str | None = None
+    """It must be this pack; None: whichever lies there."""
 
 
 @dataclass(eq=False)

@@ -75,6 +75,9 @@ def require_free(address: str, where: str = "address") -> None:
 def require_unowned(address: str, where: str = "address") -> None:
     """libzmq deletes whatever lies at an ipc path before it binds, also the socket of a running daemon: look first.
 
+    A socket of another kind is knocked with: where a process holds the path the kernel says that the kinds differ
+    (EPROTOTYPE, unix_find_bsd in net/unix/af_unix.c), and that process, which may be this very line, hears nothing.
+
     Raises:
         ConfigError: a process answers there, or what lies there is no socket.
     """
@@ -84,11 +87,12 @@ def require_unowned(address: str, where: str = "address") -> None:
         return
     if path.exists() and not stat.S_ISSOCK(path.stat().st_mode):
         raise ConfigError(f"{where} {address!r}: {path} exists and is no socket; name another path")
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as trial:
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as trial:
         try:
             trial.connect(name)
-        except OSError:
-            return  # nobody there; a file that a killed daemon left behind may be replaced
+        except OSError as error:
+            if error.errno != errno.EPROTOTYPE:
+                return  # nobody there; a file that a killed daemon left behind may be replaced
     raise refused(address, errno.EADDRINUSE, where)
 
 

@@ -188,7 +188,7 @@ def test_hung_up_it_reads_its_file_again_and_a_broken_one_changes_nothing(
     setup = line(pack, tmp_path, ipc)
     del setup["control"]
     path = write(tmp_path, setup)
-    daemon = start(setup).ready()
+    daemon = start(setup, watchdog_s=60).ready()
 
     path.write_text("line: [")
     hang_up(daemon)
@@ -207,8 +207,15 @@ def test_hung_up_it_reads_its_file_again_and_a_broken_one_changes_nothing(
     assert "SIGHUP" in asked("stage", path, third)
     hang_up(daemon)
     said(daemon, "pack: kept: bands 3")
-    (tmp_path / "new" / "gate.onnx").write_bytes(b"torn")
-    hang_up(daemon)
+    gate = tmp_path / "new" / "gate.onnx"
+    gate.unlink()
+    os.mkfifo(gate)  # a disk that hangs
+    os.kill(daemon.pid, signal.SIGHUP)
+    daemon.told("RELOADING=1")
+    for _ in range(2):
+        daemon.told("WATCHDOG=1")
+    gate.write_bytes(b"torn")
+    daemon.told("READY=1")
     assert "network gate was altered" in daemon.stderr
     assert daemon.stop() == 0
     nothing_lost(tmp_path / "j.db")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import threading
@@ -21,6 +22,7 @@ from inspector.pack import Pack
 from inspector.pipeline import Line
 from inspector.records import Frame
 from inspector.runtimes import tensorrt
+from inspector.worker import Pulse
 from tests import host_gpu, networks
 from tests.packs import TILE, make_pack
 
@@ -174,6 +176,24 @@ def test_another_pack_that_took_over_meanwhile_stays(engines: Pack, rig: host_gp
         assert duty.current is other
         assert engaged == []
     assert rig.machine.locked == {}
+
+
+def test_a_change_of_the_pack_that_comes_to_nothing_is_waited_for(engines: Pack, rig: host_gpu.Rig) -> None:
+    with waiting(engines) as (duty, waits, engaged):
+        rig.build()
+        stop, looks = Pulse(), itertools.count()
+        stop.beat = lambda: next(looks) and None
+        thread = threading.Thread(target=waits.serve, args=[stop])
+        with duty.changing, Engines.of(engines, RuntimeConfig(options={"workers": 1})) as other:
+            first = duty.current
+            duty.put(other, trial=True)
+            thread.start()
+            until(lambda: next(looks) > 10)
+            duty.put(first, trial=False)
+            assert engaged == []
+        until(lambda: len(engaged) == 1)
+        thread.join(LONG_S)
+        assert duty.current.runtime.name.startswith("TensorRT")
 
 
 def test_plans_that_cannot_be_opened_are_said_once_and_tried_again(

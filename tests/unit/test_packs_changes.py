@@ -186,6 +186,33 @@ def test_what_was_before_comes_back_at_once_when_it_is_wanted(tmp_path: Path, ol
     assert (memory.on_duty, memory.previous) == (None, str(bench.store.packs()[0]))
 
 
+def test_what_lies_there_now_instead_of_what_was_before_does_not_come_untried(
+    tmp_path: Path, old: Path, new: Path
+) -> None:
+    base = shutil.copytree(old, tmp_path / "base")
+    bench = Bench(tmp_path, base, shadow_frames=0, watch_frames=0)
+    with bench.running():
+        bench.stage_pack(new)
+        bench.over()
+        make_pack(base, version="3")  # as an upgrade of the program does
+        bench.changes.rollback("me")
+        bench.until(lambda: bench.line.states[-1] == "refused")
+    assert "is another pack now than the one that was on duty before: stage it" in bench.line.said[-1][1]
+    assert bench.duty.current.pack.manifest.version == "2"
+
+
+def test_while_others_change_what_is_on_duty_it_waits(tmp_path: Path, old: Path, new: Path) -> None:
+    bench = Bench(tmp_path, old, shadow_frames=0, watch_frames=0)
+    with bench.running():
+        with bench.duty.changing:
+            bench.stage_pack(new)
+            bench.until(lambda: bench.phase is PackPhase.LOADING and bench.changes._wish is None)
+            for _ in range(20):
+                bench.frame()
+            assert bench.store.recall() is None, "not even begun"
+        assert bench.over().startswith("kept")
+
+
 def test_what_was_staged_before_the_start_is_taken_up_once(tmp_path: Path, old: Path, new: Path) -> None:
     bench = Bench(tmp_path, old, shadow_frames=0, watch_frames=0)
     bench.store.mark(bench.store.stage(new))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inspector.errors import ConfigError
+from inspector.errors import ConfigError, TakenError
 from inspector.wire.address import bindable, refusal, require_free
 from tests.workers import free_port
 
@@ -61,3 +61,17 @@ def test_an_address_that_is_not_here_is_told() -> None:
     with pytest.raises(ConfigError, match=r"cannot be bound.*Name an address of this machine"):
         require_free("tcp://192.0.2.7:5570")
     assert "permission" in refusal("tcp://127.0.0.1:1", errno.EACCES).lower()
+
+
+def test_whoever_holds_a_path_does_not_hear_that_it_was_asked_for(tmp_path: Path) -> None:
+    address = f"ipc://{tmp_path}/events"
+    with socket.socket(socket.AF_UNIX) as holder:
+        holder.bind(f"{tmp_path}/events")
+        holder.listen()
+        holder.setblocking(False)
+        with pytest.raises(TakenError, match=r"is in use. See who holds it: ss -lxp"):
+            require_free(address)
+        with pytest.raises(BlockingIOError):
+            holder.accept()
+    assert (tmp_path / "events").exists()
+    require_free(address)  # it died and left its file
