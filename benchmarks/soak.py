@@ -140,6 +140,7 @@ def soak(asked: argparse.Namespace, folder: Path, disk: Path, rate: float) -> di
         "issued": sum(books.issued for books in proof.books),
         "lost": {name: value for name, value in counters.items() if name.startswith("frames_lost_total") and value},
         "events": proof.events,
+        "changes": {name: value for name, value in counters.items() if name.startswith("pack_changes_total") and value},
         "warnings": {name: value for name, value in counters.items() if name.startswith("warnings_total") and value},
         "problems": problems,
     }
@@ -196,6 +197,15 @@ def line_of(folder: Path, journal: Path, rate: float, share: float) -> dict[str,
         "history": {"address": f"ipc://{folder}/history"},
         "control": {"address": f"ipc://{folder}/control"},
         "monitor": {"port": 0},
+        # A change must be over before the next fault, and a machine that others use too must not send it back.
+        "packs": {
+            "shadow_frames": 50,
+            "watch_frames": 50,
+            "watch_s": 10.0,
+            "shadow_share": 0.2,
+            "time_factor": 100.0,
+            "late_margin": 1.0,
+        },
     }
 
 
@@ -251,7 +261,7 @@ def _full(disk: Path) -> Fault:
 
     def fill() -> None:
         with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(disk).free - 64 * 1024))
+            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(disk).free))
 
     return Fault("disk full", fill, lambda: ballast.unlink(missing_ok=True))
 
