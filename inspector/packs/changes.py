@@ -36,6 +36,9 @@ from inspector.packs.store import Store
 from inspector.packs.trial import TICK_S, Back, Cancelled, Change, Line, Stopping, Trial, Wish
 from inspector.records import Batch, Verdicts
 
+NICE = 10
+"""The thread gives way to those of the line, so that loading a pack takes only the time that they leave."""
+
 log = logging.getLogger(__name__)
 
 
@@ -207,6 +210,8 @@ class Changes:
 
     def serve(self, stop: threading.Event) -> None:
         """Make the changes that are asked for until `stop` is set."""
+        with contextlib.suppress(OSError, AttributeError):  # where it may not, or threads have no priority of their own
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
         while not stop.is_set():
             self._wake.wait(TICK_S)
             wish = self._begin()
