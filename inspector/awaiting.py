@@ -62,7 +62,10 @@ class Awaiting:
                 return
 
     def _openable(self) -> bool:
-        missing: str = self._wanted.runtime.missing()  # type: ignore[attr-defined]
+        try:
+            missing: str = self._wanted.runtime.missing()  # type: ignore[attr-defined]
+        except InspectorError as error:  # the driver went away, say
+            missing = str(error)
         if missing:
             self._say(missing)
         return not missing

@@ -14,13 +14,25 @@ from inspector.runtimes._tensorrt import AHEAD_OF_TIME, INSTALL, MODULES, Flavou
 from inspector.runtimes.tensorrt import Options, build_command
 
 SECTION = "plans"
+UNITS_CACHE = "var/cache/inspector/plans"
 
 
 def examine(folders: Sequence[Path], root: Path) -> Iterator[Finding]:
     """A row for each network; none at all without a GPU."""
     here = gpus(root / "proc/driver/nvidia")
     if here:
-        yield from rows(folders, list(dict.fromkeys(here)), versions(), Cache(default_folder()))
+        yield from rows(folders, here, versions(), caches(root))
+
+
+def caches(root: Path) -> list[Cache]:
+    """Where plans may lie: the service's cache, where there is one that may be read, and the user's."""
+    found = [default_folder()]
+    try:
+        if any((root / UNITS_CACHE).iterdir()):
+            found.insert(0, root / UNITS_CACHE)
+    except OSError:  # there is no service, or this user may not look
+        pass
+    return [Cache(folder) for folder in dict.fromkeys(found)]
 
 
 def versions() -> dict[Flavour, str]:
@@ -35,30 +47,38 @@ def versions() -> dict[Flavour, str]:
 
 
 def rows(
-    folders: Sequence[Path], here: Sequence[Gpu], versions: Mapping[Flavour, str], cache: Cache
+    folders: Sequence[Path], here: Sequence[Gpu], versions: Mapping[Flavour, str], caches: Sequence[Cache]
 ) -> Iterator[Finding]:
-    """The rows for these GPUs and libraries."""
+    """The rows for these GPUs and libraries; what no cache has is told of the first."""
     if not versions:
         found = "no library that could run any"
         mend = f"Only for kind: tensorrt: {INSTALL['TensorRT']}"
         yield Finding(section=SECTION, name="TensorRT", state=State.MISSING, found=found, mend=mend)
         return
     flavour, version = next(iter(versions.items()))  # TensorRT where it is installed, as the runtime's default
-    models = list(dict.fromkeys((gpu.name, gpu.driver) for gpu in here))
+    models: dict[tuple[str, str], int] = {}
+    for number, each in enumerate(here):
+        models.setdefault((each.name, each.driver), number)
     for folder in pack_folders(folders):
         try:
             pack = load(folder)
         except InspectorError:
             continue  # its own row says what is wrong with it
-        for gpu, driver in models:
-            yield from _networks(pack, flavour, version, Target(gpu, driver, "fp16", Options().batch), cache)
+        for (gpu, driver), number in models.items():
+            target = Target(gpu, driver, "fp16", Options().batch)
+            yield from _networks(pack, flavour, version, target, number, caches)
 
 
-def _networks(pack: Pack, flavour: Flavour, version: str, target: Target, cache: Cache) -> Iterator[Finding]:
-    options = Options(library="tensorrt" if flavour == "TensorRT" else "rtx")
+def _networks(
+    pack: Pack, flavour: Flavour, version: str, target: Target, number: int, caches: Sequence[Cache]
+) -> Iterator[Finding]:
+    first = caches[0].folder
+    folder = None if first == default_folder() else first
+    options = Options(library="tensorrt" if flavour == "TensorRT" else "rtx", cache=folder)
     for network, (_, digest) in pack.for_gpu("fp16").items():
-        state, found = _plan(flavour, version, target, network, digest, cache)
-        mend = "" if state is State.OK else build_command(options, pack)
+        said = [_plan(flavour, version, target, network, digest, cache) for cache in caches]
+        state, found = next((each for each in said if each[0] is State.OK), said[0])
+        mend = "" if state is State.OK else build_command(options, pack, number)
         name = f"{pack.manifest.name} {network}"
         yield Finding(section=SECTION, name=name, state=state, found=found, mend=mend)
 
