@@ -74,10 +74,18 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """SHA-256 of the graph that the parser was given: in the plan's precision, with the outputs added."""
 
 
+SERVICE = Path("/var/cache/inspector")
+"""The CacheDirectory of deploy/inspector.service."""
+
+
 def default_folder() -> Path:
-    """Where plans lie when nobody says: systemd's CacheDirectory of the unit, else the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return units_folder() or Path(home) / "inspector" / "plans"
+    """Where plans lie when nobody says: in the service's cache where there is one that this user may read, so that all
+    commands look where the service does; else in the user's."""
+    if given := units_folder():
+        return given
+    if os.access(SERVICE, os.R_OK | os.X_OK):
+        return SERVICE / "plans"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inspector" / "plans"
 
 
 def units_folder() -> Path | None:

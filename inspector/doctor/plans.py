@@ -14,25 +14,13 @@ from inspector.runtimes._tensorrt import AHEAD_OF_TIME, INSTALL, MODULES, Flavou
 from inspector.runtimes.tensorrt import Options, build_command
 
 SECTION = "plans"
-UNITS_CACHE = "var/cache/inspector/plans"
 
 
 def examine(folders: Sequence[Path], root: Path) -> Iterator[Finding]:
     """A row for each network; none at all without a GPU."""
     here = gpus(root / "proc/driver/nvidia")
     if here:
-        yield from rows(folders, here, versions(), caches(root))
-
-
-def caches(root: Path) -> list[Cache]:
-    """Where plans may lie: the service's cache, where there is one that may be read, and the user's."""
-    found = [default_folder()]
-    try:
-        if any((root / UNITS_CACHE).iterdir()):
-            found.insert(0, root / UNITS_CACHE)
-    except OSError:  # there is no service, or this user may not look
-        pass
-    return [Cache(folder) for folder in dict.fromkeys(found)]
+        yield from rows(folders, here, versions(), Cache(default_folder()))
 
 
 def versions() -> dict[Flavour, str]:
@@ -47,9 +35,9 @@ def versions() -> dict[Flavour, str]:
 
 
 def rows(
-    folders: Sequence[Path], here: Sequence[Gpu], versions: Mapping[Flavour, str], caches: Sequence[Cache]
+    folders: Sequence[Path], here: Sequence[Gpu], versions: Mapping[Flavour, str], cache: Cache
 ) -> Iterator[Finding]:
-    """The rows for these GPUs and libraries; what no cache has is told of the first."""
+    """The rows for these GPUs and libraries."""
     if not versions:
         found = "no library that could run any"
         mend = f"Only for kind: tensorrt: {INSTALL['TensorRT']}"
@@ -66,18 +54,15 @@ def rows(
             continue  # its own row says what is wrong with it
         for (gpu, driver), number in models.items():
             target = Target(gpu, driver, "fp16", Options().batch)
-            yield from _networks(pack, flavour, version, target, number, caches)
+            yield from _networks(pack, flavour, version, target, number, cache)
 
 
 def _networks(
-    pack: Pack, flavour: Flavour, version: str, target: Target, number: int, caches: Sequence[Cache]
+    pack: Pack, flavour: Flavour, version: str, target: Target, number: int, cache: Cache
 ) -> Iterator[Finding]:
-    first = caches[0].folder
-    folder = None if first == default_folder() else first
-    options = Options(library="tensorrt" if flavour == "TensorRT" else "rtx", cache=folder)
+    options = Options(library="tensorrt" if flavour == "TensorRT" else "rtx")
     for network, (_, digest) in pack.for_gpu("fp16").items():
-        said = [_plan(flavour, version, target, network, digest, cache) for cache in caches]
-        state, found = next((each for each in said if each[0] is State.OK), said[0])
+        state, found = _plan(flavour, version, target, network, digest, cache)
         mend = "" if state is State.OK else build_command(options, pack, number)
         name = f"{pack.manifest.name} {network}"
         yield Finding(section=SECTION, name=name, state=state, found=found, mend=mend)

@@ -35,6 +35,8 @@ from inspector.runtimes._tensorrt import AHEAD_OF_TIME, Flavour, Library, Target
 
 log = logging.getLogger(__name__)
 
+Place = tuple[Library, str, str, int]
+"""Library, GPU, driver, and the GPU's number."""
 Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 
 
@@ -136,8 +138,10 @@ class TensorRtRuntime:
         self._platform = platform
         self._lock = threading.Lock()
         self._held = ExitStack()
-        self._places: list[tuple[Library, str, str, int]] | None = None
-        """Library, GPU, driver and number of each device that is not like one before, once they were asked."""
+        self._places: list[Place] | None = None
+        """Of each device that is not like one before, once they were asked."""
+        self._whole: set[tuple[Place, str]] = set()
+        """Whose plan `missing` has read."""
         self._engines: list[tuple[Device, dict[str, Engine]]] = []
         self._free: list[Slot] = []
         self._slots: list[Slot] = []
@@ -149,7 +153,7 @@ class TensorRtRuntime:
             held.callback(self._close_devices, devices)
             names = ", ".join(dict.fromkeys(device.name for device in devices))
             self.name = f"{library.flavour} {library.version} on {names}"
-            plans = [(device, self._plans(library, device.name, device.driver, device.index)) for device in devices]
+            plans = [(device, self._plans((library, device.name, device.driver, device.index))) for device in devices]
             self._platform.frames.hold(lambda: self._platform.devices([self._options.devices[0]])[0])
             held.callback(self._quietly, self._platform.frames.leave)
             held.callback(self._close_slots)
@@ -202,24 +206,29 @@ class TensorRtRuntime:
             self._close_devices(devices)
         try:
             for place in self._places:
-                self._plans(*place)
+                for network in self._pack.networks():
+                    if (place, network) not in self._whole:  # a line that serves is not to read all of them each second
+                        self._plan(place, network)
+                        self._whole.add((place, network))
         except PackError as error:
             return str(error)
         return ""
 
-    def _plans(self, library: Library, gpu: str, driver: str, index: int) -> dict[str, bytes]:
-        """The plan of every network for a GPU of this name and number. Raises PackError where one is missing."""
-        found: dict[str, bytes] = {}
-        for network, (file, _) in self._pack.for_gpu(self._options.precision).items():
-            keys = keys_of(self._options, self._pack, library, gpu, driver)[network]
-            plan = next((plan for plan in map(self._platform.cache.find, keys) if plan is not None), None)
-            if plan is None:
-                raise PackError(
-                    f"{file}: {self._platform.cache.folder} has no plan for it here: "
-                    f"{self._platform.cache.why_not(keys[0])}. {build_command(self._options, self._pack, index)}"
-                )
-            found[network] = plan
-        return found
+    def _plans(self, place: Place) -> dict[str, bytes]:
+        """The plan of every network for this GPU. Raises PackError where one is missing."""
+        return {network: self._plan(place, network) for network in self._pack.networks()}
+
+    def _plan(self, place: Place, network: str) -> bytes:
+        library, gpu, driver, index = place
+        cache, keys = self._platform.cache, keys_of(self._options, self._pack, library, gpu, driver)[network]
+        plan = next((plan for plan in map(cache.find, keys) if plan is not None), None)
+        if plan is None:
+            file, _ = self._pack.for_gpu(self._options.precision)[network]
+            raise PackError(
+                f"{file}: {cache.folder} has no plan for it here: {cache.why_not(keys[0])}. "
+                f"{build_command(self._options, self._pack, index)}"
+            )
+        return plan
 
     def _load(self, library: Library, device: Device, plans: dict[str, bytes]) -> None:
         files, engines = self._pack.for_gpu(self._options.precision), dict[str, Engine]()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ def built(pack: Pack, folder: Path, flavour: Flavour = "TensorRT", version: str 
 
 
 def examined(pack: Pack, cache: Cache, versions: dict[Flavour, str] = TENSORRT) -> list[Finding]:
-    return list(plans.rows([pack.folder], [H200, H200], versions, [cache]))
+    return list(plans.rows([pack.folder], [H200, H200], versions, cache))
 
 
 def test_every_network_has_a_row(pack: Pack, tmp_path: Path) -> None:
@@ -55,16 +54,17 @@ def test_every_network_has_a_row(pack: Pack, tmp_path: Path) -> None:
     ],
 )
 def test_what_changed_is_said_with_the_command(pack: Pack, tmp_path: Path, other: dict[str, Any], words: str) -> None:
-    cache = built(pack, tmp_path, **other)
-    row = examined(pack, cache)[0]
+    row = examined(pack, built(pack, tmp_path, **other))[0]
     assert (row.state, row.found) == (State.MISSING, words)
-    command = f"Build it: python -m build_engines build --pack {pack.folder} --library tensorrt"
-    assert row.mend == f"{command} --cache {cache.folder}"
+    assert row.mend == f"Build it: python -m build_engines build --pack {pack.folder} --library tensorrt"
 
 
-def test_the_users_own_cache_need_not_be_named(pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plans, "default_folder", lambda: tmp_path)
-    assert examined(pack, Cache(tmp_path))[0].mend.endswith("--library tensorrt")
+def test_a_second_model_of_gpu_has_rows_and_a_command_of_its_own(pack: Pack, tmp_path: Path) -> None:
+    here = [Gpu("NVIDIA L4", H200.driver), H200, H200]
+    found = list(plans.rows([pack.folder], here, TENSORRT, built(pack, tmp_path, gpu="NVIDIA L4")))
+    half = len(found) // 2
+    assert [row.state for row in found] == [State.OK] * half + [State.MISSING] * half
+    assert found[-1].mend.endswith("--library tensorrt --device 1")
 
 
 def test_without_plans_it_says_so(pack: Pack, tmp_path: Path) -> None:
@@ -93,22 +93,6 @@ def test_an_altered_plan_is_a_row_and_not_the_end(pack: Pack, tmp_path: Path) ->
 def test_a_library_that_is_missing_is_named(pack: Pack, tmp_path: Path) -> None:
     (row,) = examined(pack, Cache(tmp_path), {})
     assert (row.state, row.mend) == (State.MISSING, "Only for kind: tensorrt: pip install 'inspector[gpu]'")
-
-
-def test_the_services_cache_is_looked_into_as_well(pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = built(pack, tmp_path / "own")
-    monkeypatch.setattr(plans, "default_folder", lambda: own.folder)
-    assert [cache.folder for cache in plans.caches(tmp_path)] == [own.folder]
-    service = built(pack, tmp_path / "var/cache/inspector", driver="535.1")
-    both = plans.caches(tmp_path)
-    assert [cache.folder for cache in both] == [service.folder, own.folder]
-    assert {row.state for row in plans.rows([pack.folder], [H200], TENSORRT, both)} == {State.OK}
-    shutil.rmtree(own.folder)
-    row = next(plans.rows([pack.folder], [Gpu("NVIDIA L4", "1.0"), H200], TENSORRT, both))
-    assert row.mend.endswith(f"--cache {service.folder}")
-    *_, last = plans.rows([pack.folder], [Gpu("NVIDIA L4", "1.0"), H200], TENSORRT, both)
-    assert last.found == "the NVIDIA driver changed: built for 535.1, here 550.54.15"
-    assert last.mend.endswith(f"--cache {service.folder} --device 1")
 
 
 def test_without_a_gpu_there_is_no_row(pack: Pack, tmp_path: Path) -> None:

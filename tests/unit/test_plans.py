@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inspector import plans
 from inspector.errors import ConfigError, PackError
 from inspector.plans import SAID, Cache, Key, changes, default_folder
 from inspector.runtimes import _tensorrt
@@ -131,12 +132,21 @@ def test_timing_lies_apart_by_library_and_gpu(cache: Cache) -> None:
     assert len(files) == 4  # KEY's own, and one each for library, version and GPU
 
 
-def test_the_unit_says_where_plans_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unit_says_where_plans_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/inspector")
     assert default_folder() == Path("/var/cache/inspector/plans")
     monkeypatch.delenv("CACHE_DIRECTORY")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setattr(plans, "SERVICE", tmp_path / "none")
     assert default_folder() == Path("/somewhere/inspector/plans")
+
+
+def test_other_commands_look_where_the_service_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unit = (Path(__file__).parents[2] / "deploy/inspector.service").read_text()
+    assert f"CacheDirectory={plans.SERVICE.relative_to('/var/cache')}\n" in unit
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.setattr(plans, "SERVICE", tmp_path)
+    assert default_folder() == tmp_path / "plans"
 
 
 # ---------------------------------------------------------------- the machine, as its driver tells

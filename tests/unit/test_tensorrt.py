@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -496,6 +497,29 @@ def test_without_pycuda_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(ConfigError, match=r"pycuda cannot be imported.*pip install 'inspector\[gpu\]'"):
         _cuda.require()
+
+
+class Refused(Exception):
+    """What pycuda raises."""
+
+
+@pytest.mark.parametrize("where", ["push", "work", "pop"])
+def test_whatever_the_driver_refuses_is_an_engine_error(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def step(name: str) -> None:
+        said.append(name)
+        if name == where:
+            raise Refused(f"{name}: an illegal memory access was encountered")
+
+    context = SimpleNamespace(push=lambda: step("push"), detach=lambda: None)
+    gpu = SimpleNamespace(pci_bus_id=lambda: "0000:01:00.0", name=lambda: "GPU", retain_primary_context=lambda: context)
+    driver = SimpleNamespace(Device=lambda index: gpu, Error=Refused, Context=SimpleNamespace(pop=lambda: step("pop")))
+    monkeypatch.setattr(_cuda.ctypes, "CDLL", lambda name: None)
+    device = _cuda.CudaDevice(driver, 0)
+    with pytest.raises(EngineError, match=f"the GPU failed: {where}"), device.active():
+        step("work")
+    assert said == (["push"] if where == "push" else ["push", "work", "pop"])
 
 
 def test_many_threads_with_slots_of_their_own_agree(engines: Pack) -> None:
