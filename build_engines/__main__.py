@@ -173,7 +173,7 @@ def build(arguments: argparse.Namespace) -> None:
     from inspector.runtimes._tensorrt import Target
 
     pack, cache = load(arguments.pack), Cache(arguments.cache or default_folder())
-    library, (gpu, driver) = plans.choose(arguments.library, arguments.ahead_of_time)
+    library, (gpu, driver) = plans.choose(arguments.library, arguments.ahead_of_time, arguments.device)
     target = Target(gpu, driver, arguments.precision, plans.batches(arguments.batch))
     out = Console(stderr=True)
     out.print(f"{library.flavour} {library.version} for {gpu}: {cache.folder}", markup=False, highlight=False)

@@ -192,6 +192,7 @@ def _add_build(commands: Any) -> None:
     command.add_argument("--pack", type=Path, required=True)
     command.add_argument("--cache", type=Path, help="folder of the plans (default: the user's, or the unit's, cache)")
     command.add_argument("--library", choices=("tensorrt", "rtx"), help="default: TensorRT, else TensorRT-RTX")
+    command.add_argument("--device", type=int, default=0, help="GPU to build for, as nvidia-smi counts (default: 0)")
     command.add_argument("--ahead-of-time", action="store_true", help="without a GPU, for any: TensorRT-RTX only")
     _add_plan(command)
 

@@ -7,6 +7,7 @@ strongly typed networks, the builder is told that it may use FP16. Segmenters ge
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -19,19 +20,30 @@ from typing import Any
 from build_engines.files import digest, write_whole
 from inspector.errors import ConfigError, PackError
 from inspector.pack import Pack
-from inspector.plans import Cache, Precision
-from inspector.runtimes._tensorrt import AHEAD_OF_TIME, OUTPUTS, Library, Target, gpus, key_of, load
+from inspector.plans import Cache, Key, Precision
+from inspector.runtimes._tensorrt import (
+    AHEAD_OF_TIME,
+    OUTPUTS,
+    Library,
+    Target,
+    count_as_nvidia_smi,
+    gpus,
+    key_of,
+    load,
+)
 
 WORKSPACE_BYTES = 1 << 30
 Step = Callable[[str], None]
 """Told which network is built now."""
 
 
-def choose(wanted: str | None, ahead_of_time: bool) -> tuple[Library, tuple[str, str]]:
-    """The library that builds, and (GPU, driver) that it builds for.
+def choose(wanted: str | None, ahead_of_time: bool, device: int = 0) -> tuple[Library, tuple[str, str]]:
+    """The library that builds, and (GPU, driver) that it builds for: the GPU of this number, as nvidia-smi counts.
+
+    Another than the first becomes the only one that this process sees.
 
     Raises:
-        ConfigError: there is no GPU to build for, or no library to build with.
+        ConfigError: there is no such GPU to build for, or no library to build with.
     """
     if ahead_of_time:
         if wanted == "tensorrt":
@@ -43,13 +55,18 @@ def choose(wanted: str | None, ahead_of_time: bool) -> tuple[Library, tuple[str,
             "there is no NVIDIA driver and GPU here to build for: build on the machine of the line, or, for "
             "TensorRT-RTX, with --ahead-of-time"
         )
-    first = here[0]
+    if not 0 <= device < len(here):
+        raise ConfigError(f"--device {device}: there are only {len(here)} GPUs here; name 0 and up, as nvidia-smi does")
+    count_as_nvidia_smi()
+    if device:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(device)
+    place = here[device].name, here[device].driver
     if wanted is not None:
-        return load("TensorRT" if wanted == "tensorrt" else "TensorRT-RTX"), (first.name, first.driver)
+        return load("TensorRT" if wanted == "tensorrt" else "TensorRT-RTX"), place
     try:
-        return load("TensorRT"), (first.name, first.driver)
+        return load("TensorRT"), place
     except ConfigError:
-        return load("TensorRT-RTX"), (first.name, first.driver)
+        return load("TensorRT-RTX"), place
 
 
 def batches(sizes: Sequence[int]) -> tuple[int, int, int]:
@@ -76,22 +93,43 @@ def build(pack: Pack, library: Library, target: Target, cache: Cache, step: Step
         PackError: a network is refused, with the parser's own words.
         ConfigError: the cache cannot be written.
     """
-    for network, (file, onnx) in pack.for_gpu(target.precision).items():
+    networks = pack.for_gpu(target.precision)
+    try:
+        cache.prepare(networks)  # before minutes go by
+    except OSError as error:
+        raise _unwritable(cache, error) from None
+    for network, (file, onnx) in networks.items():
         key = key_of(library.flavour, library.version, target, network, onnx)
-        known = cache.find(key)
+        known = _known(cache, key)
         if known is not None:
             yield Built(network, len(known), None)
             continue
         step(network)
         started = time.monotonic()
-        with derived(network, file, pack, target.precision) as graph:
-            plan, digested = plan_of(library, graph, target, cache.timing(key)), digest(graph)
-        seconds = time.monotonic() - started
         try:
+            with derived(network, file, pack, target.precision) as graph:
+                plan, digested = plan_of(library, graph, target, cache.timing(key)), digest(graph)
+            seconds = time.monotonic() - started
             cache.put(key, plan, built_ns=time.time_ns(), seconds=seconds, derived=digested)
         except OSError as error:
-            raise ConfigError(f"{cache.folder}: cannot be written: {error.strerror}. Name another --cache") from None
+            raise _unwritable(cache, error) from None
         yield Built(network, len(plan), seconds)
+
+
+def _known(cache: Cache, key: Key) -> bytes | None:
+    """The plan, if it is there whole: one that is torn is built again."""
+    try:
+        return cache.find(key)
+    except PackError:
+        return None
+
+
+def _unwritable(cache: Cache, error: OSError) -> ConfigError:
+    where = error.filename or cache.folder
+    return ConfigError(
+        f"{where}: cannot be written: {error.strerror}. Make room, or build as the user to whom {cache.folder} "
+        "belongs, or name another --cache"
+    )
 
 
 @contextmanager

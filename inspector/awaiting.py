@@ -70,7 +70,11 @@ class Awaiting:
                 self._duty.changing.release()
 
     def _openable(self) -> bool:
-        missing: str = self._wanted.runtime.missing()  # type: ignore[attr-defined]
+        try:
+            missing: str = self._wanted.runtime.missing()  # type: ignore[attr-defined]
+        except Exception as error:  # the driver went away, say
+            self._excuse(error)
+            return False
         if missing:
             self._say(missing)
         return not missing
@@ -79,14 +83,18 @@ class Awaiting:
         """Loaded and warm, which may take a GPU half a minute. Whatever goes wrong, the line goes on as it is."""
         try:
             self._wanted.__enter__()
-        except InspectorError as error:
+        except Exception as error:
+            self._excuse(error)
+            return False
+        return True
+
+    def _excuse(self, error: Exception) -> None:
+        """A bug, ours or a runtime's, must not take along those that serve."""
+        if isinstance(error, InspectorError):
             self._say(str(error))
-        except Exception as error:  # a bug, ours or a runtime's, must not take along those that serve
-            log.exception("the engines cannot be opened", extra=as_kind(LogKind.ENGINES_FAILED, reason=error))
-            self._say(f"{type(error).__name__}: {error}")
-        else:
-            return True
-        return False
+            return
+        log.exception("the engines cannot be opened", extra=as_kind(LogKind.ENGINES_FAILED, reason=error))
+        self._say(f"{type(error).__name__}: {error}")
 
     def _take_over(self, stop: threading.Event) -> None:
         first, wanted = self._first, self._wanted

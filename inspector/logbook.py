@@ -82,6 +82,8 @@ class LogKind(StrEnum):
     """A runtime cannot be opened, or failed when it took over; the one before it serves. docs/gpu.md."""
     NO_GRAPHS = "no_graphs"
     """A network runs on the GPU without CUDA graphs: right, but slower. docs/gpu.md."""
+    FRAMES_NOT_LOCKED = "frames_not_locked"
+    """A GPU cannot read frames where they lie: right, but slower. Lower `line.queue` or free memory. docs/gpu.md."""
     PACKETS_AT_RISK = "packets_at_risk"
     """GigE without raw sockets and with small buffers: `install.py upgrade --extras gige`, or the sysctl named."""
     ENCODER_MISSING = "encoder_missing"

@@ -14,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -48,7 +49,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     library: Literal["TensorRT", "TensorRT-RTX"]
     version: str
     gpu: str
-    """Name and compute capability, or `any`."""
+    """Its model as the driver names it, such as NVIDIA H200, or `any`."""
     driver: str
     precision: Precision
     profile: tuple[int, int, int]
@@ -73,13 +74,24 @@ class Sidecar(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """SHA-256 of the graph that the parser was given: in the plan's precision, with the outputs added."""
 
 
+SERVICE = Path("/var/cache/inspector")
+"""The CacheDirectory of deploy/inspector.service."""
+
+
 def default_folder() -> Path:
-    """Where plans lie when nobody says: systemd's CacheDirectory of the unit, else the user's cache."""
+    """Where plans lie when nobody says: in the service's cache where there is one that this user may read, so that all
+    commands look where the service does; else in the user's."""
+    if given := units_folder():
+        return given
+    if os.access(SERVICE, os.R_OK | os.X_OK):
+        return SERVICE / "plans"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "inspector" / "plans"
+
+
+def units_folder() -> Path | None:
+    """The folder in systemd's CacheDirectory, where this process is a unit's."""
     given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    if given:
-        return Path(given) / "plans"
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "inspector" / "plans"
+    return Path(given) / "plans" if given else None
 
 
 class Cache:
@@ -108,6 +120,14 @@ class Cache:
             raise PackError(f"{plan}: the plan was altered or is torn. Delete it and build it again: {BUILD}")
         return content
 
+    def prepare(self, networks: Iterable[str]) -> None:
+        """Make sure that plans of these networks can be put. Raises OSError."""
+        for network in networks:
+            folder = self.folder / network
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+
     def put(self, key: Key, plan: bytes, *, built_ns: int, seconds: float, derived: str = "") -> Path:
         """Keep a plan: whole, or not at all. Raises OSError."""
         file = self._plan(key)
@@ -125,6 +145,8 @@ class Cache:
         if not others:
             return f"{key.network}: no plan was built yet"
         nearest = min(others, key=lambda other: len(changes(other, key)))
+        if nearest == key:
+            return f"{key.network}: {self._plan(key)} is gone, though what stands beside it is there"
         return f"{key.network}: " + "; ".join(changes(nearest, key))
 
     def alike(self, key: Key) -> list[Key]:
@@ -144,7 +166,7 @@ class Cache:
 
     def _of(self, network: str) -> Iterator[Sidecar]:
         """Every plan of a network, the newest first."""
-        found = [_read(path) for path in (self.folder / network).glob("*.json")]
+        found = [_known(path) for path in (self.folder / network).glob("*.json")]
         yield from sorted((each for each in found if each is not None), key=lambda each: -each.built_ns)
 
 
@@ -168,17 +190,29 @@ def _shown(value: object) -> str:
 
 
 def _read(sidecar: Path) -> Sidecar | None:
-    """None if it is torn, or of another version of this program."""
+    """None if it is torn, or of another version of this program. Raises OSError."""
     try:
         return msgspec.json.decode(sidecar.read_bytes(), type=Sidecar)
     except msgspec.DecodeError:
         return None
 
 
+def _known(sidecar: Path) -> Sidecar | None:
+    """As `_read`; None too where it cannot be read: a builder takes it away before it puts a new plan there."""
+    try:
+        return _read(sidecar)
+    except OSError:
+        return None
+
+
 def _write(file: Path, content: bytes) -> None:
-    half = file.with_name(f".{file.name}.part")
-    with half.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(half, file)
+    half = file.with_name(f".{file.name}.{os.getpid()}.part")  # two may build at once
+    try:
+        with half.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(half, file)
+    except OSError:
+        half.unlink(missing_ok=True)  # a full disk needs the room
+        raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -149,6 +150,20 @@ class Machine:
     queues: dict[int, HostQueue] = field(default_factory=dict)
     devices: list[HostDevice] = field(default_factory=list)
     guard: Any = field(default_factory=threading.RLock)
+    plans: weakref.WeakSet[HostEngine] = field(default_factory=weakref.WeakSet)
+    """Those that TensorRT still holds on the GPUs."""
+    allowed: int | None = None
+    """So many more allocations and page locks succeed; None: all."""
+    dead: bool = False
+    """Every call fails from now on, as after an illegal access: the context is lost."""
+
+    def ask(self) -> None:
+        """Something is to be allocated or page-locked."""
+        with self.guard:
+            if self.allowed is not None:
+                self.allowed -= 1
+                if self.allowed < 0:
+                    raise EngineError("out of memory")
 
 
 class HostDevice:
@@ -173,6 +188,8 @@ class HostDevice:
     @contextmanager
     def active(self) -> Iterator[None]:
         assert not self.closed, "the device was closed"
+        if self.machine.dead:
+            raise EngineError("the GPU failed: it has fallen off the bus")
         self._active.depth = getattr(self._active, "depth", 0) + 1
         try:
             yield
@@ -192,6 +209,7 @@ class HostDevice:
 
     def allocate(self, size: int) -> HostMemory:
         self.must_be_active()
+        self.machine.ask()
         memory = HostMemory(self, size)
         with self.guard:
             self.allocated[memory.address] = memory
@@ -199,6 +217,7 @@ class HostDevice:
 
     def lock(self, memory: NDArray[np.uint8]) -> HostLocked:
         self.must_be_active()
+        self.machine.ask()
         address = address_of(memory)
         assert address % PAGE == 0
         assert memory.nbytes % PAGE == 0
@@ -254,9 +273,10 @@ class HostDevice:
         return sum(memory.size for memory in self.allocated.values())
 
     def close(self) -> None:
-        assert not self.allocated, "device memory is left"
-        assert not self.queues
-        assert not self.marks
+        if not self.machine.dead:
+            assert not self.allocated, "device memory is left"
+            assert not self.queues
+            assert not self.marks
         self.closed = True
 
     def move(self, to: int, source: int, size: int, device: list[int]) -> None:
@@ -329,6 +349,7 @@ class HostEngine:
         self.inputs = {entry.name: entry for entry in session.get_inputs()}
         self.tensors = self.inputs | {entry.name: entry for entry in session.get_outputs()}
         self.num_io_tensors = len(self.tensors)
+        trt.machine.plans.add(self)
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]

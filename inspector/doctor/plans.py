@@ -20,7 +20,7 @@ def examine(folders: Sequence[Path], root: Path) -> Iterator[Finding]:
     """A row for each network; none at all without a GPU."""
     here = gpus(root / "proc/driver/nvidia")
     if here:
-        yield from rows(folders, list(dict.fromkeys(here)), versions(), Cache(default_folder()))
+        yield from rows(folders, here, versions(), Cache(default_folder()))
 
 
 def versions() -> dict[Flavour, str]:
@@ -44,21 +44,26 @@ def rows(
         yield Finding(section=SECTION, name="TensorRT", state=State.MISSING, found=found, mend=mend)
         return
     flavour, version = next(iter(versions.items()))  # TensorRT where it is installed, as the runtime's default
-    models = list(dict.fromkeys((gpu.name, gpu.driver) for gpu in here))
+    models: dict[tuple[str, str], int] = {}
+    for number, each in enumerate(here):
+        models.setdefault((each.name, each.driver), number)
     for folder in pack_folders(folders):
         try:
             pack = load(folder)
         except InspectorError:
             continue  # its own row says what is wrong with it
-        for gpu, driver in models:
-            yield from _networks(pack, flavour, version, Target(gpu, driver, "fp16", Options().batch), cache)
+        for (gpu, driver), number in models.items():
+            target = Target(gpu, driver, "fp16", Options().batch)
+            yield from _networks(pack, flavour, version, target, number, cache)
 
 
-def _networks(pack: Pack, flavour: Flavour, version: str, target: Target, cache: Cache) -> Iterator[Finding]:
+def _networks(
+    pack: Pack, flavour: Flavour, version: str, target: Target, number: int, cache: Cache
+) -> Iterator[Finding]:
     options = Options(library="tensorrt" if flavour == "TensorRT" else "rtx")
     for network, (_, digest) in pack.for_gpu("fp16").items():
         state, found = _plan(flavour, version, target, network, digest, cache)
-        mend = "" if state is State.OK else build_command(options, pack)
+        mend = "" if state is State.OK else build_command(options, pack, number)
         name = f"{pack.manifest.name} {network}"
         yield Finding(section=SECTION, name=name, state=state, found=found, mend=mend)
 

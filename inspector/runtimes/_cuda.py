@@ -17,7 +17,7 @@ from typing import Any
 from inspector.errors import ConfigError, EngineError
 from inspector.runtimes._device import Bytes, Queue
 from inspector.runtimes._frames import address_of
-from inspector.runtimes._tensorrt import gpus, has_driver
+from inspector.runtimes._tensorrt import count_as_nvidia_smi, gpus, has_driver
 
 PORTABLE = 1
 """CU_MEMHOSTREGISTER_PORTABLE: page-locked for every GPU."""
@@ -65,6 +65,7 @@ def _pycuda() -> Any:
         driver = importlib.import_module("pycuda.driver")
     except ImportError as error:  # also where libcuda.so.1 is missing
         raise ConfigError(f"pycuda cannot be imported ({error}). Try: {INSTALL}") from None
+    count_as_nvidia_smi()
     try:
         driver.init()
     except driver.Error as error:
@@ -156,13 +157,14 @@ class CudaDevice:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        self._context.push()
         try:
-            yield
+            self._context.push()  # after a failure the driver may refuse even that
+            try:
+                yield
+            finally:
+                self._driver.Context.pop()
         except self._driver.Error as error:
             raise EngineError(f"the GPU failed: {error}") from error
-        finally:
-            self._driver.Context.pop()
 
     def allocate(self, size: int) -> CudaMemory:
         try:

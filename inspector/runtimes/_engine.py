@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -73,12 +74,21 @@ class Engine:
             )
         wrong = self._wrong()
         if wrong:
+            self.free()
             raise PackError(f"{file}: network {network} {wrong}. Export the pack again, then {BUILD}")
         self.fewest, _, self.most = (int(shape[0]) for shape in self._plan.get_tensor_profile_shape(FRAMES, 0))
 
     def reason(self) -> str:
         """What the library said last."""
         return "; ".join(self._library.logger().said[-3:]) or "it gives no reason"
+
+    def free(self) -> None:
+        """Give back what the plan holds on the device, which must be active; no context of it is left.
+
+        By hand, as workers keep a slot and with it this object when other engines have long taken over.
+        """
+        self._plan = None  # before the loader
+        self._loader = None
 
     def context(self) -> Any:
         """What one worker executes it with; takes the device memory of its activations."""
@@ -98,8 +108,9 @@ class Engine:
 
     @property
     def lends(self) -> bool:
-        """Whether contexts can share memory, from TensorRT 10 on."""
-        return hasattr(self._library.trt, "ExecutionContextAllocationStrategy")
+        """Whether contexts can share memory, from TensorRT 10.1 on."""
+        known = hasattr(self._library.trt, "ExecutionContextAllocationStrategy")
+        return known and hasattr(self._plan, "device_memory_size_v2")
 
     def _made(self, context: Any) -> Any:
         if context is None:
@@ -153,10 +164,14 @@ class Lane:
         self._memory: dict[str, Memory] = {}
         self._host: dict[str, tuple[Bytes, Locked]] = {}
         self._contexts: dict[Call | None, Any] = {}
-        for output in engine.outputs:
-            self._memory[output.name] = device.allocate(max(256, self.most * output.bytes_a_tile))
-        if self._graphs.recording:
-            self._memory[ACTIVATIONS] = device.allocate(max(256, engine.memory_bytes))
+        try:
+            for output in engine.outputs:
+                self._memory[output.name] = device.allocate(max(256, self.most * output.bytes_a_tile))
+            if self._graphs.recording:
+                self._memory[ACTIVATIONS] = device.allocate(max(256, engine.memory_bytes))
+        except EngineError:
+            self.free()
+            raise
 
     def run(self, base: int, indices: Sequence[int]) -> None:
         """Put the network into its queue, for the tiles at `indices` (at most `most`) of the batch at `base`.
@@ -194,12 +209,14 @@ class Lane:
 
     def free(self) -> None:
         """Nothing of it is in a queue."""
-        self.moved()
-        for memory in self._memory.values():
-            memory.free()
-        for _, locked in self._host.values():
-            locked.release()
+        memories, hosts = self._memory, self._host
         self._memory, self._host = {}, {}
+        with ExitStack() as undo:  # all of it, whatever fails
+            for memory in memories.values():
+                undo.callback(memory.free)
+            for _, locked in hosts.values():
+                undo.callback(locked.release)
+            undo.callback(self.moved)
 
     def _gathered(self, base: int, indices: Sequence[int]) -> int:
         """The address of the tiles, side by side: neighbours are copied in one go."""

@@ -7,15 +7,21 @@ all GPUs, so frames that a camera wrote before the engines were changed are read
 from __future__ import annotations
 
 import bisect
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from inspector.errors import EngineError
+from inspector.logbook import LogKind, as_kind
 from inspector.runtimes._device import Bytes, Device, Locked
 
 PAGE = 4096
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -33,8 +39,8 @@ class FrameMemory:
     _holders: int = 0
     _device: Device | None = None
     """Opened for the locks alone, so that no runtime's end takes them from another."""
-    _starts: list[int] = field(default_factory=list)
-    _ends: list[int] = field(default_factory=list)
+    _spans: tuple[Sequence[int], Sequence[int]] = ((), ())
+    """Where page-locked memory begins and ends, in order; always both at once, as workers look without the lock."""
 
     def allocate(self, size: int) -> Bytes:
         """At least `size` bytes, uint8 [n]. Kept for good, so they come in powers of two: a pool whose frames grow
@@ -47,7 +53,10 @@ class FrameMemory:
         return piece.memory
 
     def hold(self, opener: Callable[[], Device]) -> None:
-        """Page-lock everything, and what comes later, until this holder and all others `leave`."""
+        """Page-lock everything, and what comes later, until this holder and all others `leave`.
+
+        What the driver will not lock is used as it is: frames in it are copied once more on the host.
+        """
         with self._lock:
             if self._device is None:
                 self._device = opener()
@@ -61,26 +70,36 @@ class FrameMemory:
             device = self._device
             if self._holders or device is None:
                 return
-            self._device, self._starts, self._ends = None, [], []
-            with device.active():
-                for piece in self._pieces:
-                    locked, piece.locked = piece.locked, None
-                    if locked is not None:
-                        locked.release()
-            device.close()
+            self._device, self._spans = None, ((), ())
+            held = [piece.locked for piece in self._pieces if piece.locked is not None]
+            for piece in self._pieces:
+                piece.locked = None
+            with ExitStack() as undo:  # all of it, even where the GPU has failed
+                undo.callback(device.close)
+                undo.enter_context(device.active())
+                for locked in held:
+                    undo.callback(locked.release)
 
     def holds(self, address: int, size: int) -> bool:
         """Whether these bytes are page-locked."""
-        starts, ends = self._starts, self._ends
+        starts, ends = self._spans
         place = bisect.bisect_right(starts, address) - 1
         return 0 <= place < len(ends) and address + size <= ends[place]
 
     def _page_lock(self, device: Device, pieces: list[_Piece]) -> None:
-        with device.active():
-            for piece in pieces:
-                piece.locked = device.lock(piece.memory)
+        try:
+            with device.active():
+                for piece in pieces:
+                    piece.locked = device.lock(piece.memory)
+        except EngineError as error:
+            log.warning(
+                "memory for frames cannot be page-locked (%s): they are copied once more on the host. Lower "
+                "`line.queue` or free memory of the machine",
+                error,
+                extra=as_kind(LogKind.FRAMES_NOT_LOCKED, reason=error),
+            )
         spans = sorted(_span(piece.memory) for piece in self._pieces if piece.locked is not None)
-        self._starts, self._ends = [start for start, _ in spans], [end for _, end in spans]
+        self._spans = [start for start, _ in spans], [end for _, end in spans]
 
 
 def _span(memory: Bytes) -> tuple[int, int]:

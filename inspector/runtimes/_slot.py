@@ -9,7 +9,7 @@ threshold. While one slot waits for its answer the slot beside it copies its nex
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from inspector.errors import EngineError
 from inspector.pack import Manifest, pixel_level
 from inspector.records import Pixels
 from inspector.runtimes import Patch
-from inspector.runtimes._device import Bytes, Device, Locked, Memory
+from inspector.runtimes._device import Bytes, Device, Locked, Memory, Queue
 from inspector.runtimes._engine import Engine, Lane
 from inspector.runtimes._frames import FrameMemory, address_of, pages
 from inspector.runtimes._graphs import Recorder
@@ -47,26 +47,31 @@ class Slot:
         self._levels = {part.class_number: pixel_level(part.threshold) for part in manifest.segmenters}
         self._shape = manifest.tile.height, manifest.tile.width
         self._closed = False
-        with device.active():
-            self._upload, main = device.queue(), device.queue()
-            self._uploaded = device.mark()
-            self._batch = _Buffer(device)
-            self._staging = _HostBuffer(device)
-            self._lanes = {
-                name: Lane(
-                    engine,
-                    device,
-                    main if name in ("gate", "types") else device.queue(),
-                    recorder,
-                    # Recordings hold for one address: half as many are made where tiles always come to the same.
-                    in_place=name == "gate" or recorder is None,
-                )
-                for name, engine in engines.items()
-            }
-            self._queues = list(dict.fromkeys([self._upload, *(lane.queue for lane in self._lanes.values())]))
-            self._boxes = {number: _HostBuffer(device) for number in self._levels}
+        self._queues: list[Queue] = []
+        self._lanes: dict[str, Lane] = {}
+        self._batch, self._staging = _Buffer(device), _HostBuffer(device)
+        self._boxes = {number: _HostBuffer(device) for number in self._levels}
         self._count = 0
         self._begun: dict[int, _Begun] = {}
+        with device.active():
+            self._uploaded = device.mark()
+            try:
+                self._acquire(engines, recorder)
+            except EngineError:
+                self.close()
+                raise
+
+    def _acquire(self, engines: Mapping[str, Engine], recorder: Recorder | None) -> None:
+        self._upload, main = self._queue(), self._queue()
+        for name, engine in engines.items():
+            queue = main if name in ("gate", "types") else self._queue()
+            # Recordings hold for one address: half as many are made where tiles always come to the same.
+            in_place = name == "gate" or recorder is None
+            self._lanes[name] = Lane(engine, self._device, queue, recorder, in_place)
+
+    def _queue(self) -> Queue:
+        self._queues.append(self._device.queue())
+        return self._queues[-1]
 
     # ------------------------------------------------------------ the Stream
 
@@ -129,20 +134,24 @@ class Slot:
             self._settle()
 
     def close(self) -> None:
-        """Give back everything; the networks may still be at work. Safe to call twice, from any thread."""
+        """Give back everything; the networks may still be at work. Safe to call twice, from any thread.
+
+        Raises:
+            EngineError: the GPU failed; what it would not take back goes with its context.
+        """
         if self._closed:
             return
         self._closed = True
-        with self._device.active():
-            self._settle()
-            for lane in self._lanes.values():
-                lane.free()
-            self._batch.free()
-            for buffer in (self._staging, *self._boxes.values()):
-                buffer.free()
-            self._uploaded.free()
+        with self._device.active(), ExitStack() as undo:  # all of it, even where the GPU has failed
             for queue in self._queues:
-                queue.free()
+                undo.callback(queue.free)
+            undo.callback(self._uploaded.free)
+            undo.callback(self._batch.free)
+            for buffer in (self._staging, *self._boxes.values()):
+                undo.callback(buffer.free)
+            for lane in self._lanes.values():
+                undo.callback(lane.free)
+            undo.callback(self._settle)
 
     # ------------------------------------------------------------ copying in
 

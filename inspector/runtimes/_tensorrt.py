@@ -9,6 +9,7 @@ that contexts share. There networks are called as usual.
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ def load(flavour: Flavour) -> Library:
 def has_driver() -> bool:
     """Whether an NVIDIA driver is loaded."""
     return (NVIDIA / "version").is_file()
+
+
+def count_as_nvidia_smi() -> None:
+    """CUDA counts GPUs by their PCI addresses, as nvidia-smi and `gpus` do, and not the fastest first. Before CUDA is
+    begun; whoever has said otherwise by the environment keeps that."""
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ See docs/gpu.md.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal, Self
@@ -20,8 +22,9 @@ from numpy.typing import NDArray
 
 from inspector import pack as packs
 from inspector.errors import ConfigError, EngineError, PackError
+from inspector.logbook import LogKind, as_kind
 from inspector.pack import Pack
-from inspector.plans import BUILD, Cache, Key, default_folder
+from inspector.plans import BUILD, Cache, Key, default_folder, units_folder
 from inspector.runtimes import Runtime, _cuda, _graphs, _tensorrt, onnx
 from inspector.runtimes._device import Device
 from inspector.runtimes._engine import Engine
@@ -30,6 +33,10 @@ from inspector.runtimes._graphs import Recorder
 from inspector.runtimes._slot import Slot
 from inspector.runtimes._tensorrt import AHEAD_OF_TIME, Flavour, Library, Target, key_of
 
+log = logging.getLogger(__name__)
+
+Place = tuple[Library, str, str, int]
+"""Library, GPU, driver, and the GPU's number."""
 Count = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 
 
@@ -39,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     library: Literal["tensorrt", "rtx"] = "tensorrt"
     """TensorRT, or TensorRT-RTX."""
     devices: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=63)], ...], msgspec.Meta(min_length=1)] = (0,)
-    """GPUs by number, as CUDA counts them. Batches go to whichever is free, and order is restored behind them."""
+    """GPUs by number, as nvidia-smi counts them. Batches go to whichever is free, and order is restored behind them."""
     slots: Annotated[int, msgspec.Meta(ge=1, le=8)] = 2
     """Cascade workers on each GPU, each with memory of its own: with two, one copies its frames while the networks of
     the other run."""
@@ -131,8 +138,10 @@ class TensorRtRuntime:
         self._platform = platform
         self._lock = threading.Lock()
         self._held = ExitStack()
-        self._places: list[tuple[Library, str, str]] | None = None
-        """Library, GPU and driver of each device, once they were asked."""
+        self._places: list[Place] | None = None
+        """Of each device that is not like one before, once they were asked."""
+        self._whole: set[tuple[Place, str]] = set()
+        """Whose plan `missing` has read."""
         self._engines: list[tuple[Device, dict[str, Engine]]] = []
         self._free: list[Slot] = []
         self._slots: list[Slot] = []
@@ -144,12 +153,13 @@ class TensorRtRuntime:
             held.callback(self._close_devices, devices)
             names = ", ".join(dict.fromkeys(device.name for device in devices))
             self.name = f"{library.flavour} {library.version} on {names}"
-            plans = [(device, self._plans(library, device.name, device.driver)) for device in devices]
+            plans = [(device, self._plans((library, device.name, device.driver, device.index))) for device in devices]
             self._platform.frames.hold(lambda: self._platform.devices([self._options.devices[0]])[0])
-            held.callback(self._platform.frames.leave)
+            held.callback(self._quietly, self._platform.frames.leave)
             held.callback(self._close_slots)
             self._recorder = self._platform.recorder() if self._options.cuda_graphs else None
-            self._engines = [(device, self._loaded(library, device, found)) for device, found in plans]
+            for device, found in plans:
+                self._load(library, device, found)
             self._free = [self._made(index) for index in range(self.workers)]
             for slot in self._free:
                 self._warm(slot)
@@ -189,37 +199,44 @@ class TensorRtRuntime:
         """
         if self._places is None:
             library, devices = self._platform.library(), self._platform.devices(list(self._options.devices))
-            self._places = [(library, device.name, device.driver) for device in devices]
+            models: dict[tuple[str, str], int] = {}
+            for device in devices:
+                models.setdefault((device.name, device.driver), device.index)
+            self._places = [(library, *model, index) for model, index in models.items()]
             self._close_devices(devices)
         try:
-            for place in dict.fromkeys(self._places):
-                self._plans(*place)
+            for place in self._places:
+                for network in self._pack.networks():
+                    if (place, network) not in self._whole:  # a line that serves is not to read all of them each second
+                        self._plan(place, network)
+                        self._whole.add((place, network))
         except PackError as error:
             return str(error)
         return ""
 
-    def _plans(self, library: Library, gpu: str, driver: str) -> dict[str, bytes]:
-        """The plan of every network for a GPU of this name. Raises PackError where one is missing."""
-        found: dict[str, bytes] = {}
-        for network, (file, _) in self._pack.for_gpu(self._options.precision).items():
-            keys = keys_of(self._options, self._pack, library, gpu, driver)[network]
-            plan = next((plan for plan in map(self._platform.cache.find, keys) if plan is not None), None)
-            if plan is None:
-                raise PackError(
-                    f"{file}: {self._platform.cache.folder} has no plan for it here: "
-                    f"{self._platform.cache.why_not(keys[0])}. {build_command(self._options, self._pack)}"
-                )
-            found[network] = plan
-        return found
+    def _plans(self, place: Place) -> dict[str, bytes]:
+        """The plan of every network for this GPU. Raises PackError where one is missing."""
+        return {network: self._plan(place, network) for network in self._pack.networks()}
 
-    def _loaded(self, library: Library, device: Device, plans: dict[str, bytes]) -> dict[str, Engine]:
-        files = self._pack.for_gpu(self._options.precision)
+    def _plan(self, place: Place, network: str) -> bytes:
+        library, gpu, driver, index = place
+        cache, keys = self._platform.cache, keys_of(self._options, self._pack, library, gpu, driver)[network]
+        plan = next((plan for plan in map(cache.find, keys) if plan is not None), None)
+        if plan is None:
+            file, _ = self._pack.for_gpu(self._options.precision)[network]
+            raise PackError(
+                f"{file}: {cache.folder} has no plan for it here: {cache.why_not(keys[0])}. "
+                f"{build_command(self._options, self._pack, index)}"
+            )
+        return plan
+
+    def _load(self, library: Library, device: Device, plans: dict[str, bytes]) -> None:
+        files, engines = self._pack.for_gpu(self._options.precision), dict[str, Engine]()
+        self._engines.append((device, engines))  # first, so that those loaded before one that fails are given back
         with device.active():
             loader = library.trt.Runtime(library.logger())
-            return {
-                network: Engine(library, loader, plan, network, files[network][0], self._pack)
-                for network, plan in plans.items()
-            }
+            for network, plan in plans.items():
+                engines[network] = Engine(library, loader, plan, network, files[network][0], self._pack)
 
     # ------------------------------------------------------------ slots
 
@@ -246,15 +263,32 @@ class TensorRtRuntime:
     def _close_slots(self) -> None:
         slots, self._slots, self._free = self._slots, [], []
         for slot in slots:
-            slot.close()
+            self._quietly(slot.close)
         engines, self._engines = self._engines, []
         for device, networks in engines:
-            with device.active():  # TensorRT gives back what the plans hold
-                networks.clear()
+            self._quietly(partial(_give_back, device, networks))
 
     def _close_devices(self, devices: Sequence[Device]) -> None:
         for device in devices:
-            device.close()
+            self._quietly(device.close)
+
+    def _quietly(self, step: Callable[[], None]) -> None:
+        """One step of closing: a GPU that has failed must not keep the rest from it, nor those who take over."""
+        try:
+            step()
+        except EngineError as error:
+            log.warning(
+                "%s does not take everything back: %s. If `nvidia-smi` goes on to show its memory as used, restart",
+                self.name,
+                error,
+                extra=as_kind(LogKind.ENGINES_FAILED, reason=error),
+            )
+
+
+def _give_back(device: Device, networks: Mapping[str, Engine]) -> None:
+    with device.active():
+        for engine in networks.values():
+            engine.free()
 
 
 def keys_of(options: Options, pack: Pack, library: Library, gpu: str, driver: str) -> dict[str, list[Key]]:
@@ -267,12 +301,15 @@ def keys_of(options: Options, pack: Pack, library: Library, gpu: str, driver: st
     }
 
 
-def build_command(options: Options, pack: Pack) -> str:
-    """The command that builds what these options want."""
+def build_command(options: Options, pack: Pack, device: int = 0) -> str:
+    """The command that builds what these options want on the GPU of this number."""
     defaults = Options()
     words = [BUILD.replace("DIR", str(pack.folder)), f"--library {options.library}"]
-    if options.cache is not None:
-        words.append(f"--cache {options.cache}")
+    cache = options.cache or units_folder()  # whoever types it has a cache of their own
+    if cache is not None:
+        words.append(f"--cache {cache}")
+    if device:
+        words.append(f"--device {device}")
     if options.precision != defaults.precision:
         words.append(f"--precision {options.precision}")
     if options.batch != defaults.batch:

@@ -20,6 +20,7 @@ from inspector.engines import Duty, Engines
 from inspector.errors import ConfigError, EngineError
 from inspector.pack import Pack
 from inspector.pipeline import Line
+from inspector.plans import Cache, Key
 from inspector.records import Frame
 from inspector.runtimes import tensorrt
 from inspector.worker import Pulse
@@ -217,6 +218,48 @@ def test_plans_that_cannot_be_opened_are_said_once_and_tried_again(
     assert duty.current is first
     assert caplog.text.count("network types failed in TensorRT 0.host on Host GPU") == 1
     assert all(device.closed for device in rig.machine.devices)
+
+
+def test_a_driver_that_does_not_answer_yet_is_waited_for(
+    engines: Pack, rig: host_gpu.Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with waiting(engines) as (duty, waits, engaged):
+        rig.build()
+        answers = iter([ConfigError("the NVIDIA driver does not answer"), TypeError("a bug"), None])
+        missing = tensorrt.TensorRtRuntime.missing
+
+        def asked(runtime: tensorrt.TensorRtRuntime) -> str:
+            if error := next(answers, None):
+                raise error
+            return missing(runtime)
+
+        monkeypatch.setattr(tensorrt.TensorRtRuntime, "missing", asked)
+        turn = duty.take(None, 0)
+        thread = threading.Thread(target=waits.serve, args=[threading.Event()])
+        thread.start()
+        until(lambda: len(engaged) == 1)
+        duty.give_back(turn)
+        thread.join(LONG_S)
+    assert "serves meanwhile: the NVIDIA driver does not answer" in caplog.text
+    assert "serves meanwhile: TypeError: a bug" in caplog.text
+
+
+def test_plans_that_were_read_are_not_read_again_each_second(
+    engines: Pack, rig: host_gpu.Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.build()
+    last = list(engines.networks())[-1]
+    next((rig.folder / last).glob("*.json")).unlink()
+    runtime, asked, find = rig.runtime(), list[str](), Cache.find
+
+    def noted(cache: Cache, key: Key) -> bytes | None:
+        asked.append(key.network)
+        return find(cache, key)
+
+    monkeypatch.setattr(Cache, "find", noted)
+    for _ in range(3):
+        assert f"{last}: " in runtime.missing()
+    assert asked == [*engines.networks(), last, last]
 
 
 def test_those_that_fail_on_duty_go_again(engines: Pack, rig: host_gpu.Rig) -> None:

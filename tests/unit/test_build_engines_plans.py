@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -77,8 +79,30 @@ def test_what_is_no_network_is_refused(rtx: Library, tmp_path: Path, content: by
 
 def test_a_cache_that_cannot_be_written_is_named(rtx: Library, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    steps = list[str]()
     with pytest.raises(ConfigError, match="--cache"):
-        list(build(load(PACKS[0]), rtx, TARGET, Cache(tmp_path / "file" / "plans"), lambda _: None))
+        list(build(load(PACKS[0]), rtx, TARGET, Cache(tmp_path / "file" / "plans"), steps.append))
+    assert steps == []  # it is said before anything is built
+
+
+def test_a_disk_that_fills_is_a_configuration_error(
+    rtx: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*words: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/half.onnx")
+
+    monkeypatch.setattr(plans.shutil, "copyfile", full)
+    small = load(make_pack(tmp_path / "pack"))
+    with pytest.raises(ConfigError, match=r"/tmp/half\.onnx: cannot be written: No space.*Make room"):
+        list(build(small, rtx, TARGET, Cache(tmp_path / "plans"), lambda _: None))
+
+
+def test_a_torn_plan_is_built_again(rtx: Library, tmp_path: Path) -> None:
+    small, cache = load(make_pack(tmp_path / "pack")), Cache(tmp_path / "plans")
+    list(build(small, rtx, TARGET, cache, lambda _: None))
+    next((cache.folder / "gate").glob("*.plan")).write_bytes(b"torn")
+    again = list(build(small, rtx, TARGET, cache, lambda _: None))
+    assert [each.network for each in again if each.seconds is not None] == ["gate"]
 
 
 def test_the_command_builds_and_then_finds(rtx: Library, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +117,21 @@ def test_without_a_gpu_there_is_nothing_to_build_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(plans, "gpus", list)
     with pytest.raises(ConfigError, match="--ahead-of-time"):
         plans.choose(None, ahead_of_time=False)
+
+
+def test_another_gpu_than_the_first_is_the_only_one_seen(rtx: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = [_tensorrt.Gpu("NVIDIA H200", "550.54.15"), _tensorrt.Gpu("NVIDIA L4", "550.54.15")]
+    monkeypatch.setattr(plans, "gpus", lambda: here)
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"):
+        monkeypatch.setenv(name, "")  # put back afterwards
+        monkeypatch.delenv(name)
+    assert plans.choose("rtx", ahead_of_time=False)[1] == ("NVIDIA H200", "550.54.15")
+    assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert plans.choose("rtx", ahead_of_time=False, device=1)[1] == ("NVIDIA L4", "550.54.15")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+    with pytest.raises(ConfigError, match=r"--device 2: there are only 2 GPUs"):
+        plans.choose("rtx", ahead_of_time=False, device=2)
 
 
 def test_tensorrt_builds_nothing_ahead_of_time() -> None:

@@ -59,6 +59,14 @@ def test_what_changed_is_said_with_the_command(pack: Pack, tmp_path: Path, other
     assert row.mend == f"Build it: python -m build_engines build --pack {pack.folder} --library tensorrt"
 
 
+def test_a_second_model_of_gpu_has_rows_and_a_command_of_its_own(pack: Pack, tmp_path: Path) -> None:
+    here = [Gpu("NVIDIA L4", H200.driver), H200, H200]
+    found = list(plans.rows([pack.folder], here, TENSORRT, built(pack, tmp_path, gpu="NVIDIA L4")))
+    half = len(found) // 2
+    assert [row.state for row in found] == [State.OK] * half + [State.MISSING] * half
+    assert found[-1].mend.endswith("--library tensorrt --device 1")
+
+
 def test_without_plans_it_says_so(pack: Pack, tmp_path: Path) -> None:
     assert {row.found for row in examined(pack, Cache(tmp_path))} == {"no plan was built yet"}
 

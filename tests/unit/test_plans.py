@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inspector import plans
 from inspector.errors import ConfigError, PackError
 from inspector.plans import SAID, Cache, Key, changes, default_folder
 from inspector.runtimes import _tensorrt
@@ -99,6 +102,29 @@ def test_a_plan_whose_writing_was_killed_is_none(cache: Cache) -> None:
     file = cache.put(KEY, b"a plan", built_ns=1, seconds=2.0)
     file.unlink()
     assert cache.find(KEY) is None
+    assert cache.why_not(KEY) == f"gate: {file} is gone, though what stands beside it is there"
+
+
+def test_a_sidecar_that_a_builder_takes_away_just_now_is_no_plan(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = cache.put(KEY, b"a plan", built_ns=1, seconds=2.0).with_suffix(".json")
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: [file, file.with_name("gone.json")])
+    wanted = msgspec.structs.replace(KEY, gpu="NVIDIA L4")
+    assert cache.why_not(wanted) == "gate: the GPU changed: built for NVIDIA H200, here NVIDIA L4"
+
+
+def test_a_disk_that_fills_leaves_the_plan_that_was_there_gone_and_nothing_half(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.put(KEY, b"a plan", built_ns=1, seconds=2.0)
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        cache.put(KEY, b"another", built_ns=2, seconds=2.0)
+    assert cache.find(KEY) is None
+    assert [path.suffix for path in (cache.folder / "gate").iterdir()] == [".plan"]
 
 
 def test_timing_lies_apart_by_library_and_gpu(cache: Cache) -> None:
@@ -106,12 +132,21 @@ def test_timing_lies_apart_by_library_and_gpu(cache: Cache) -> None:
     assert len(files) == 4  # KEY's own, and one each for library, version and GPU
 
 
-def test_the_unit_says_where_plans_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unit_says_where_plans_lie(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/inspector")
     assert default_folder() == Path("/var/cache/inspector/plans")
     monkeypatch.delenv("CACHE_DIRECTORY")
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    monkeypatch.setattr(plans, "SERVICE", tmp_path / "none")
     assert default_folder() == Path("/somewhere/inspector/plans")
+
+
+def test_other_commands_look_where_the_service_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unit = (Path(__file__).parents[2] / "deploy/inspector.service").read_text()
+    assert f"CacheDirectory={plans.SERVICE.relative_to('/var/cache')}\n" in unit
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.setattr(plans, "SERVICE", tmp_path)
+    assert default_folder() == tmp_path / "plans"
 
 
 # ---------------------------------------------------------------- the machine, as its driver tells

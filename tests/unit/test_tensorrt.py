@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -265,6 +266,63 @@ def test_it_gives_back_what_it_took_before_it_failed(engines: Pack) -> None:
     assert all(device.closed for device in rig.machine.devices)
 
 
+def test_plans_are_given_back_while_workers_still_keep_their_slots(engines: Pack) -> None:
+    rig = rig_of(engines)
+    with rig.runtime() as runtime:
+        kept = runtime.stream()
+        assert len(rig.machine.plans) == len(engines.networks())
+    assert list(rig.machine.plans) == []  # as long as the GPU is open, and not whenever the worker forgets its slot
+    with pytest.raises(EngineError, match="was closed"):
+        kept.gate()
+
+
+def test_whatever_memory_is_refused_the_rest_is_given_back(engines: Pack) -> None:
+    rig = rig_of(engines, HostRecorder(), slots=2, batch=[1, 1, 2])
+    refused = 0
+    while True:
+        rig.machine.allowed = refused
+        try:
+            with rig.runtime():
+                pass
+        except EngineError as error:
+            assert "out of memory" in str(error)  # noqa: PT017 (it must end at some time)
+        else:
+            break
+        finally:
+            assert all(device.closed for device in rig.machine.devices)
+            assert rig.machine.locked == {}
+        refused += 1
+    assert refused > 20
+    assert list(rig.machine.plans) == []
+
+
+def test_a_gpu_that_has_failed_is_left_without_another_error(engines: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    rig = rig_of(engines)
+    with rig.runtime() as runtime:
+        stream = runtime.stream()
+        rig.machine.dead = True
+        with pytest.raises(EngineError, match="fallen off the bus"):
+            stream.load([picture()])
+    assert all(device.closed for device in rig.machine.devices)
+    assert "does not take everything back" in caplog.text
+
+
+def test_frames_that_cannot_be_page_locked_are_copied(engines: Pack, caplog: pytest.LogCaptureFixture) -> None:
+    rig = rig_of(engines)
+    with rig.runtime() as runtime:
+        stream = runtime.stream()
+        rig.machine.allowed = 0
+        slot = Pool(1, runtime.allocate).take(HEIGHT, WIDTH, 0.0)
+        assert slot is not None
+        assert "cannot be page-locked (out of memory)" in caplog.text
+        rig.machine.allowed = None
+        slot.pixels[:] = picture((1, 4, 5))
+        stream.load([slot.pixels])
+        assert stream.gate().tolist() == [1.0]
+        assert address_of(slot.pixels) not in the_device(rig).uploads
+    assert rig.machine.locked == {}
+
+
 def test_slots_are_spread_over_the_gpus_and_a_spare_one_is_made(engines: Pack) -> None:
     rig = rig_of(engines, devices=[0, 1], slots=2)
     with rig.runtime() as runtime:
@@ -360,6 +418,14 @@ def test_a_missing_plan_says_how_to_build_it(engines: Pack) -> None:
     assert rig.machine.locked == {}
 
 
+def test_the_command_names_the_units_cache_and_the_gpu(engines: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", "/var/cache/inspector")
+    rig = Rig(engines.folder.parent / "none", engines, Options(devices=(1,)))
+    with pytest.raises(PackError, match=r"--library tensorrt --cache /var/cache/inspector/plans --device 1$"):
+        rig.runtime().__enter__()
+    assert rig.runtime().missing().endswith("--device 1")
+
+
 def test_a_plan_of_another_gpu_says_what_changed(engines: Pack) -> None:
     rig = rig_of(engines)
     plan = next((rig.folder / "types").glob("*.json"))
@@ -431,6 +497,29 @@ def test_without_pycuda_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pycuda.driver", None)
     with pytest.raises(ConfigError, match=r"pycuda cannot be imported.*pip install 'inspector\[gpu\]'"):
         _cuda.require()
+
+
+class Refused(Exception):
+    """What pycuda raises."""
+
+
+@pytest.mark.parametrize("where", ["push", "work", "pop"])
+def test_whatever_the_driver_refuses_is_an_engine_error(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def step(name: str) -> None:
+        said.append(name)
+        if name == where:
+            raise Refused(f"{name}: an illegal memory access was encountered")
+
+    context = SimpleNamespace(push=lambda: step("push"), detach=lambda: None)
+    gpu = SimpleNamespace(pci_bus_id=lambda: "0000:01:00.0", name=lambda: "GPU", retain_primary_context=lambda: context)
+    driver = SimpleNamespace(Device=lambda index: gpu, Error=Refused, Context=SimpleNamespace(pop=lambda: step("pop")))
+    monkeypatch.setattr(_cuda.ctypes, "CDLL", lambda name: None)
+    device = _cuda.CudaDevice(driver, 0)
+    with pytest.raises(EngineError, match=f"the GPU failed: {where}"), device.active():
+        step("work")
+    assert said == (["push"] if where == "push" else ["push", "work", "pop"])
 
 
 def test_many_threads_with_slots_of_their_own_agree(engines: Pack) -> None:
