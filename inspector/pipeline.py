@@ -408,10 +408,11 @@ class Line:
         return waiting or self.metrics.in_progress("cascade") >= self.workers
 
     def lateness(self) -> Lateness:
-        """Of all frames so far; those that were lost because the line was behind count as late."""
+        """Of all frames so far; those that were lost because the line was behind count as late, and so do those that
+        were inspected less deeply, as leaving out networks is what keeps frames young."""
         frames, late = self.metrics.lateness()
         dropped = sum(totals.lost.get(Reason.OVERLOAD, 0) for totals in self.ledger.totals().values())
-        return Lateness(frames + dropped, late + dropped)
+        return Lateness(frames + dropped, late + dropped + self.metrics.not_in_full())
 
     def engaged(self, engines: Engines) -> None:
         """These engines are on duty from now on."""

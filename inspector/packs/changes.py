@@ -301,7 +301,8 @@ class Changes:
         since = self._duty.put(new, trial=True)
         change.swapped = self._line.lateness()
         self._line.engaged(new)
-        self._say("swapped", f"{new.named} took over from {old.named} at batch {since}; {change.words()}")
+        seen = f"; {change.words()}" if change.compared else ""
+        self._say("swapped", f"{new.named} took over from {old.named} at batch {since}" + seen)
         if not wish.at_once and (bounds.watch_frames or bounds.watch_s):
             self._turn(PackPhase.WATCH)
             trial.watch(new)
