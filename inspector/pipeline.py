@@ -87,13 +87,13 @@ def build(config: Config) -> Line:
     Raises:
         ConfigError: a setting, a file or a port is wrong.
     """
-    check(config)
     with ExitStack() as held:
+        metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
+        held.enter_context(counted(metrics.warned))
+        check(config)
         store = Store(config.packs_folder, config.line.name)
         begun = begin(config, store)
         engines = begun.pack
-        metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
-        held.enter_context(counted(metrics.warned))
         first, awaited = begin_on(engines, config.runtime)
         duty = held.enter_context(Duty(first))
         workers = duty.current.runtime.workers

@@ -29,7 +29,7 @@ from inspector.errors import InspectorError, PackError, TelegramError
 from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics, PackOutcome, PackPhase
 from inspector.pack import Pack
-from inspector.packs.begin import Begun
+from inspector.packs.begin import MISSING, Begun
 from inspector.packs.comparing import Comparison
 from inspector.packs.sampling import Album, Sampler
 from inspector.packs.store import Store
@@ -191,7 +191,11 @@ class Changes:
     def open(self) -> None:
         """What there is to say of the start is said; what was staged before it is taken up."""
         for state, detail in self._said:
-            self._say(state, detail, warn=True)
+            if state == MISSING:
+                log.error("pack: %s", detail, extra=as_kind(LogKind.PACK_NOT_AS_BEFORE, state=state, reason=detail))
+                self._line.tell(state, detail)
+            else:
+                self._say(state, detail, warn=True)
         if self._said:
             self._remember(None)
         try:

@@ -120,6 +120,13 @@ def test_a_staged_pack_takes_over_at_one_frame_and_outlives_a_restart(
     said(daemon, "line hot: pack bands 1")
     assert daemon.stop() == 0
 
+    (tmp_path / "packs" / "hot.json").write_bytes(b"{")
+    assert "what was on duty cannot be read" in command("check", path).stdout.replace("\n", "")
+    daemon = start(setup).ready()
+    assert daemon.metric("warnings_total{kind=pack_not_as_before}") == 1
+    assert daemon.stop() == 0
+    assert daemon.stderr.count("what was on duty cannot be read") == 1
+
 
 def test_a_pack_that_alarms_too_often_is_refused_in_its_shadow_and_goes_back_after_the_swap(
     start: Start, tmp_path: Path, ipc: str, control: Control
