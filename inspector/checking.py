@@ -38,7 +38,9 @@ def check(config: Config, running: bool = False) -> list[Row]:
         ("pack", engines.manifest.name, f"{engines.digest[:19]} classes {classes}"),
         ("runtime", config.runtime.kind, _check_adapter("runtimes", config.runtime, "runtime")),
     ]
-    on_duty = begin(config, Store(config.packs_folder, config.line.name)).pack
+    begun = begin(config, Store(config.packs_folder, config.line.name))
+    on_duty = begun.pack
+    rows += [("pack", state, detail) for state, detail in begun.said]
     if on_duty.digest != engines.digest:
         rows.insert(2, ("pack on duty", on_duty.manifest.name, f"{on_duty.digest[:19]} {on_duty.folder}"))
     _check_rules(config, set(on_duty.class_names))

@@ -306,7 +306,8 @@ class PacksConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=True)
     time_factor: Annotated[float, Meta(ge=1, le=1e6)] = 1.5
     """Its networks may take so many times the old pack's time at most, on the same frames."""
     late_margin: Fraction = 0.05
-    """After the swap the share of frames that are later than `line.deadline_ms` may rise by so much at most."""
+    """After the swap the share of frames that are later than `line.deadline_ms`, or that are lost or inspected less
+    deeply as the line is behind (see `overload`), may rise by so much at most."""
     patience_s: Annotated[float, Meta(gt=0, le=1e6)] = 3600.0
     """A comparison that has not seen its frames after so long, as the line is too busy, sends the new pack back,
     seconds. Time in which no frames come does not count."""

@@ -23,6 +23,8 @@ BURST = 10
 """So many lines of one kind about one thing go to the log ..."""
 WINDOW_S = 60.0
 """... in so many seconds; the next one after that says how many were left out."""
+ABOUT = "CAMERA", "STAGE", "SINK", "PART", "MEASURE"
+"""Fields that tell one thing from another."""
 NAMESPACE = uuid.UUID("6f0dd8a4-2c36-4c64-9a29-4a3b5f9f7f0e")
 
 
@@ -207,7 +209,8 @@ class Calm(logging.Filter):
         if kind is None:
             return True
         own: dict[str, str] = getattr(record, "journal", {})
-        about = (kind, *(own.get(f"INSPECTOR_{name}") for name in ("CAMERA", "STAGE", "SINK", "PART")))
+        names = (*ABOUT, *(["REASON"] if kind is LogKind.FRAMES_LOST else []))  # other reasons have figures in them
+        about = (kind, *(own.get(f"INSPECTOR_{name}") for name in names))
         since, said = self._said.get(about, (self._clock(), 0))
         if self._clock() - since >= WINDOW_S:
             if said > BURST:

@@ -454,6 +454,10 @@ class Metrics:
         frames = sum(int(_value(each.age, "_count")) for each in cameras)
         return frames, sum(int(_value(each.deadline_missed)) for each in cameras)
 
+    def not_in_full(self) -> int:
+        """Frames inspected so far for which segmenters, or more, were left out."""
+        return sum(each.not_in_full for each in list(self._cameras.values()))
+
     # ---------------------------------------------------------------- handles with their labels bound
 
     def camera(self, name: str) -> CameraMetrics:
@@ -584,6 +588,11 @@ class CameraMetrics:
         if series is None:
             series = self._lost[key] = self._lost_series(*key)
         series.inc(count)
+
+    @property
+    def not_in_full(self) -> int:
+        """Frames inspected so far for which segmenters, or more, were left out."""
+        return sum(int(_value(of)) for depth, (of, _) in self._depths.items() if depth is not Depth.FULL)
 
     def saw(self, frames: int, metres: float, depth: Depth) -> None:
         """Book frames whose verdict is final, and the strip that they show."""

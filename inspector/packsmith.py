@@ -22,7 +22,7 @@ from inspector.engines import Engines
 from inspector.errors import ConfigError, EngineError, InspectorError, PackError, Refused
 from inspector.pack import Pack
 from inspector.packs.begin import begin
-from inspector.packs.store import Store
+from inspector.packs.store import Memory, Store
 from inspector.pipeline import load
 from inspector.wording import safe
 
@@ -108,7 +108,7 @@ def _asked(config: Config, options: argparse.Namespace) -> PacksState | None:
 def _rows(config: Config, now: PacksState | None) -> Iterator[dict[str, Any]]:
     """Each pack once: that of `pack:`, that on duty, the one before, and all that are staged."""
     store = Store(config.packs_folder, config.line.name)
-    memory = store.recall()
+    memory = _remembered(store)
     on_duty = now.folder if now else (memory and memory.on_duty) or str(config.pack)
     previous = now.previous if now else memory and memory.previous
     marked = _marked(store)
@@ -126,6 +126,13 @@ def _rows(config: Config, now: PacksState | None) -> Iterator[dict[str, Any]]:
             yield {"name": folder.name, "version": "", "digest": "", "state": "broken", "figures": str(error)} | {
                 "folder": str(folder)
             }
+
+
+def _remembered(store: Store) -> Memory | None:
+    try:
+        return store.recall()
+    except PackError:
+        return None
 
 
 def _marked(store: Store) -> Path | None:

@@ -87,13 +87,13 @@ def build(config: Config) -> Line:
     Raises:
         ConfigError: a setting, a file or a port is wrong.
     """
-    check(config)
     with ExitStack() as held:
+        metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
+        held.enter_context(counted(metrics.warned))
+        check(config)
         store = Store(config.packs_folder, config.line.name)
         begun = begin(config, store)
         engines = begun.pack
-        metrics = Metrics(deadline_s=config.line.deadline_ms / 1000)
-        held.enter_context(counted(metrics.warned))
         first, awaited = begin_on(engines, config.runtime)
         duty = held.enter_context(Duty(first))
         workers = duty.current.runtime.workers
@@ -408,10 +408,11 @@ class Line:
         return waiting or self.metrics.in_progress("cascade") >= self.workers
 
     def lateness(self) -> Lateness:
-        """Of all frames so far; those that were lost because the line was behind count as late."""
+        """Of all frames so far; those that were lost because the line was behind count as late, and so do those that
+        were inspected less deeply, as leaving out networks is what keeps frames young."""
         frames, late = self.metrics.lateness()
         dropped = sum(totals.lost.get(Reason.OVERLOAD, 0) for totals in self.ledger.totals().values())
-        return Lateness(frames + dropped, late + dropped)
+        return Lateness(frames + dropped, late + dropped + self.metrics.not_in_full())
 
     def engaged(self, engines: Engines) -> None:
         """These engines are on duty from now on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,11 @@ import msgspec
 from inspector import pack
 from inspector.config import Config
 from inspector.errors import PackError
-from inspector.logbook import LogKind, as_kind
 from inspector.pack import Pack
 from inspector.packs.store import Memory, Store
 
-log = logging.getLogger(__name__)
+MISSING = "missing"
+"""The state in which the pack that was on duty cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,15 @@ def begin(config: Config, store: Store) -> Begun:
 
     Raises:
         PackError: the pack of `pack:` is not whole. One that took over later and is not whole any more is passed over
-            with a word, as a line that inspects with the old pack is better than none.
+            with a word, as a line that inspects with the old pack is better than none. Nothing is logged here: whoever
+            starts the line says it, once.
     """
     base = pack.load(config.pack)
     fresh = Memory(base=os.path.abspath(config.pack), base_digest=base.digest)
-    memory = store.recall()
+    try:
+        memory = store.recall()
+    except PackError as error:
+        return Begun(base, fresh, [(MISSING, f"{error}: {config.pack} is on duty")])
     if memory is None:
         return Begun(base, fresh)
     said = []
@@ -58,10 +61,4 @@ def begin(config: Config, store: Store) -> Begun:
     try:
         return Begun(pack.load(Path(memory.on_duty)), memory, said)
     except PackError as error:
-        log.error(
-            "the pack that was on duty cannot be: %s; the line starts with %s",
-            error,
-            config.pack,
-            extra=as_kind(LogKind.PACK_NOT_AS_BEFORE, reason=error),
-        )
-        return Begun(base, fresh, [*said, ("missing", f"{error}: {config.pack} is on duty")])
+        return Begun(base, fresh, [*said, (MISSING, f"{error}: {config.pack} is on duty")])

@@ -29,7 +29,7 @@ from inspector.errors import InspectorError, PackError, TelegramError
 from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics, PackOutcome, PackPhase
 from inspector.pack import Pack
-from inspector.packs.begin import Begun
+from inspector.packs.begin import MISSING, Begun
 from inspector.packs.comparing import Comparison
 from inspector.packs.sampling import Album, Sampler
 from inspector.packs.store import Store
@@ -194,7 +194,11 @@ class Changes:
     def open(self) -> None:
         """What there is to say of the start is said; what was staged before it is taken up."""
         for state, detail in self._said:
-            self._say(state, detail, warn=True)
+            if state == MISSING:
+                log.error("pack: %s", detail, extra=as_kind(LogKind.PACK_NOT_AS_BEFORE, state=state, reason=detail))
+                self._line.tell(state, detail)
+            else:
+                self._say(state, detail, warn=True)
         if self._said:
             self._remember(None)
         try:
@@ -306,7 +310,8 @@ class Changes:
         since = self._duty.put(new, trial=True)
         change.swapped = self._line.lateness()
         self._line.engaged(new)
-        self._say("swapped", f"{new.named} took over from {old.named} at batch {since}; {change.words()}")
+        seen = f"; {change.words()}" if change.compared else ""
+        self._say("swapped", f"{new.named} took over from {old.named} at batch {since}" + seen)
         if not wish.at_once and (bounds.watch_frames or bounds.watch_s):
             self._turn(PackPhase.WATCH)
             trial.watch(new)

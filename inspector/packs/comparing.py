@@ -141,7 +141,8 @@ class Comparison:
 
 @dataclass(slots=True, frozen=True)
 class Lateness:
-    """Frames so far whose events went out, and how many of them later than `line.deadline_ms`."""
+    """Frames so far whose events went out, and how many of them later than `line.deadline_ms` or, as the line was
+    behind, less deeply inspected; one that was both counts twice."""
 
     frames: int
     late: int
@@ -152,18 +153,18 @@ class Lateness:
 
     @property
     def share(self) -> float:
-        return self.late / max(1, self.frames)
+        return min(1.0, self.late / max(1, self.frames))
 
 
 def too_late(before: Lateness, after: Lateness, bounds: PacksConfig, done: bool) -> str | None:
     """Whether more frames are late since the swap than the bound allows, in words; None: not."""
     if after.frames < LATE_FRAMES or before.frames < LATE_FRAMES:
         return None
-    mean = (before.late + after.late) / (before.frames + after.frames)
+    mean = (before.share * before.frames + after.share * after.frames) / (before.frames + after.frames)
     chance = 0.0 if done else SIGMAS * sqrt(mean * (1 - mean) * (1 / before.frames + 1 / after.frames))
     if after.share - chance <= before.share + bounds.late_margin:
         return None
     return (
-        f"{after.share:.1%} of {after.frames} frames are later than line.deadline_ms, {before.share:.1%} were before "
-        "(packs.late_margin)"
+        f"{after.share:.1%} of {after.frames} frames are later than line.deadline_ms, or lost or inspected less deeply "
+        f"as the line is behind; {before.share:.1%} were before (packs.late_margin)"
     )

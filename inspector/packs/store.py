@@ -156,19 +156,13 @@ class Store:
     # ------------------------------------------------------------ what the line remembers
 
     def recall(self) -> Memory | None:
-        """What the line remembers; None: nothing, or nothing that can be read (which is logged)."""
+        """What the line remembers; None: nothing. Raises PackError if it cannot be read."""
         try:
             return msgspec.json.decode(self._memory.read_bytes(), type=Memory)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            log.error(
-                "%s: cannot be read (%s): the line starts with the pack of `pack:`",
-                self._memory,
-                error,
-                extra=as_kind(LogKind.PACK_NOT_AS_BEFORE, reason=error),
-            )
-            return None
+            raise PackError(f"{self._memory}: what was on duty cannot be read ({error}). Stage it again") from None
 
     def remember(self, memory: Memory) -> None:
         """Raises PackError if it cannot be written."""

@@ -17,8 +17,8 @@ from inspector.events import Defect, State
 from inspector.packs.store import Store
 from tests.conftest import Start
 from tests.line.daemon import Daemon, command, journalled, proven, write
-from tests.line.lines import config, filmed
-from tests.packs import make_pack
+from tests.line.lines import config, filmed, slow
+from tests.packs import BAND, make_pack
 
 QUICK = {"shadow_frames": 20, "watch_frames": 20, "watch_s": 0, "shadow_share": 1.0, "time_factor": 1e6}
 """Times are nobody's business here."""
@@ -120,6 +120,13 @@ def test_a_staged_pack_takes_over_at_one_frame_and_outlives_a_restart(
     said(daemon, "line hot: pack bands 1")
     assert daemon.stop() == 0
 
+    (tmp_path / "packs" / "hot.json").write_bytes(b"{")
+    assert "what was on duty cannot be read" in command("check", path).stdout.replace("\n", "")
+    daemon = start(setup).ready()
+    assert daemon.metric("warnings_total{kind=pack_not_as_before}") == 1
+    assert daemon.stop() == 0
+    assert daemon.stderr.count("what was on duty cannot be read") == 1
+
 
 def test_a_pack_that_alarms_too_often_is_refused_in_its_shadow_and_goes_back_after_the_swap(
     start: Start, tmp_path: Path, ipc: str, control: Control
@@ -151,6 +158,24 @@ def test_a_pack_that_alarms_too_often_is_refused_in_its_shadow_and_goes_back_aft
     nothing_lost(tmp_path / "j.db")
     assert len(digests(tmp_path / "j.db")) == 1, "only the new pack ever alarms"
     assert pack_states(tmp_path / "j.db") == ["shadow", "refused", "swapped", "rolled back"]
+
+
+def test_a_slow_pack_whose_frames_stay_young_by_leaving_out_networks_goes_back(
+    start: Start, pack: Path, tmp_path: Path, ipc: str, control: Control
+) -> None:
+    new = make_pack(tmp_path / "new", version="2")
+    for number in BAND:
+        slow(new, products=60, network=f"segment_{number}")
+    setup = line(pack, tmp_path, ipc, shadow_frames=0, watch_frames=UNTIL_TOLD, late_margin=0.05)
+    setup["line"]["deadline_ms"] = 60_000  # no frame is late
+    setup["overload"] = {"too_old_ms": 100, "up_after_ms": 50, "down_after_s": 0.5}
+    daemon = start({**setup, "runtime": {"options": {"workers": 1}}}).ready()
+    daemon.until(lambda: daemon.metric("frames_inspected_total{camera=a}") > 300, "frames of the old pack")
+    staged(control, tmp_path, new)
+    said(daemon, "pack: rolled back: bands 2")
+    assert "or lost or inspected less deeply as the line is behind" in control.packs().last
+    assert daemon.stop() == 0
+    proven(tmp_path / "j.db")
 
 
 def test_a_kill_in_the_shadow_starts_with_the_old_pack_and_says_so(

@@ -82,6 +82,7 @@ def test_the_unit_keeps_its_promises(service: configparser.SectionProxy) -> None
     assert service["ExecStart"] == f"{PROGRAM} run /etc/inspector/line.yaml"
     assert service["Restart"] == "on-failure"
     assert service["RestartPreventExitStatus"] == "78"
+    assert service["RestartForceExitStatus"] == "SIGHUP"
     assert service["RestartSec"] == "100ms"
     assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
     assert service["StateDirectory"] == "inspector"

@@ -95,6 +95,7 @@ def test_what_is_said_again_and_again_is_told_with_its_number() -> None:
     calm = Calm(lambda: now[0])
     assert sum(calm.filter(record(camera="a")) for _ in range(25)) == BURST
     assert calm.filter(record(camera="b"))  # another camera is another matter
+    assert calm.filter(record(camera="a", reason="reset"))  # and so is another way to lose frames
     assert calm.filter(record(kind=None))
     now[0] = WINDOW_S
     again = record(camera="a")

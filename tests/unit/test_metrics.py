@@ -191,6 +191,9 @@ def test_how_late_frames_were() -> None:
     metrics.ages([("a", 0), ("b", 0)], 10_000_000)
     metrics.ages([("a", 0)], 900_000_000)
     assert metrics.lateness() == (3, 1)
+    for camera, depth in (("a", Depth.FULL), ("a", Depth.TYPES), ("b", Depth.GATE)):
+        metrics.camera(camera).saw(2, 1.0, depth)
+    assert metrics.not_in_full() == 4
 
 
 def test_a_batch_through_the_networks(metrics: Metrics) -> None:

@@ -122,6 +122,9 @@ def test_late_frames_are_judged_against_those_before() -> None:
     assert too_late(before, Lateness(LATE_FRAMES - 1, LATE_FRAMES - 1), BOUNDS, done=True) is None
     assert too_late(Lateness(0, 0), Lateness(1000, 900), BOUNDS, done=True) is None
     assert Lateness(10, 4).since(Lateness(4, 3)) == Lateness(6, 1)
+    both = Lateness(1000, 1900)  # late, and less deeply inspected as well
+    assert "100.0% of 1000 frames" in (too_late(before, both, BOUNDS, done=False) or "")
+    assert too_late(both, both, BOUNDS, done=False) is None
 
 
 def test_patience_runs_out_only_while_frames_come() -> None:
