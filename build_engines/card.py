@@ -173,7 +173,8 @@ def _set_figures(name: str, report: dict[str, Any], manifest: Manifest) -> list[
         rows.append(f"| {entry.number} {entry.name} | " + " | ".join(_cell(cell) for cell in cells) + " |")
     limits = report["intervals"]
     headline = (
-        f"Gate: AUROC {_with_limits(gate, limits.get('gate', {}), 'auroc')}; at the pack's threshold recall {_cell(gate['recall'])}, false alarms "
+        f"Gate: AUROC {_with_limits(gate, limits.get('gate', {}), 'auroc')}; at the pack's threshold recall "
+        f"{_cell(gate['recall'])}, false alarms "
         f"{_cell(gate['false_alarm_rate'])} of clean frames. Whole cascade, frame by frame: recall "
         f"{_cell(system['frame_recall'])}, false alarms {_cell(system['frame_false_alarm_rate'])}. "
         f"Types macro-F1 {_cell(report['types']['macro_f1'])}. Mean Dice of frames with the class "
