@@ -146,7 +146,7 @@ def derived(network: str, file: Path, pack: Pack, precision: Precision) -> Itera
 
 def _in_precision(file: Path, pack: Pack, precision: Precision, folder: Path) -> Path:
     """The file itself, or the twin that it lacks, made in `folder`."""
-    if precision == "fp32" or file in {twin for twin, _ in pack.twins().values()}:
+    if precision == "fp32" or file in {twin for twin, _ in pack.twins("float16").values()}:
         return file
     from build_engines.export import half_twin
 

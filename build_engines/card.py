@@ -171,13 +171,15 @@ def _set_figures(name: str, report: dict[str, Any], manifest: Manifest) -> list[
         cells = [segmenter["frames"], types["precision"], types["recall"], types["f1"]]
         cells += [segmenter["dice_positive"], segmenter["dice_detected"], segmenter["kaggle"]]
         rows.append(f"| {entry.number} {entry.name} | " + " | ".join(_cell(cell) for cell in cells) + " |")
+    limits = report["intervals"]
     headline = (
-        f"Gate: AUROC {_cell(gate['auroc'])}; at the pack's threshold recall {_cell(gate['recall'])}, false alarms "
+        f"Gate: AUROC {_with_limits(gate, limits.get('gate', {}), 'auroc')}; at the pack's threshold recall "
+        f"{_cell(gate['recall'])}, false alarms "
         f"{_cell(gate['false_alarm_rate'])} of clean frames. Whole cascade, frame by frame: recall "
         f"{_cell(system['frame_recall'])}, false alarms {_cell(system['frame_false_alarm_rate'])}. "
         f"Types macro-F1 {_cell(report['types']['macro_f1'])}. Mean Dice of frames with the class "
-        f"{_cell(report['mean_dice_positive'])}; the competition's mean Dice {_cell(report['kaggle'])}; mean IoU with "
-        f"background {_cell(report['miou_with_background'])}."
+        f"{_with_limits(report, limits, 'mean_dice_positive')}; the competition's mean Dice {_cell(report['kaggle'])}; "
+        f"mean IoU with background {_with_limits(report, limits, 'miou_with_background')}."
     )
     return [
         f"### {name}: {report['frames']} frames, {report['defective']} defective",
@@ -194,8 +196,7 @@ def _set_figures(name: str, report: dict[str, Any], manifest: Manifest) -> list[
 
 def _events(events: dict[str, Any], intervals: dict[str, Any], area: dict[str, Any]) -> str:
     def told(key: str) -> str:
-        limits = intervals.get(key)
-        return _cell(events[key]) + (f" ({_cell(limits[0])} to {_cell(limits[1])})" if limits else "")
+        return _with_limits(events, intervals, key)
 
     at = [told(f"recall_at_{rate}_false_events_a_frame") for rate in FALSE_EVENT_RATES]
     return (
@@ -203,6 +204,11 @@ def _events(events: dict[str, Any], intervals: dict[str, Any], area: dict[str, A
         f"{', '.join(map(str, FALSE_EVENT_RATES))}; of the right class {told('class_correct')}. Escapes that only the "
         f"minimum area caused: {area['escapes']:.0f}. In brackets: 95 % intervals over look-alike groups."
     )
+
+
+def _with_limits(figures: dict[str, Any], intervals: dict[str, Any], key: str) -> str:
+    limits = intervals.get(key)
+    return _cell(figures[key]) + (f" ({_cell(limits[0])} to {_cell(limits[1])})" if limits else "")
 
 
 def _cell(value: Any) -> str:

@@ -27,7 +27,6 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from build_engines import evaluate
 from build_engines.datasets import Sample
-from build_engines.export import half_twin
 from build_engines.figures import Table, figures
 from build_engines.files import digest, manifest_text, write_whole
 from build_engines.judging import Record, batch_of
@@ -215,11 +214,11 @@ def _adopt(pack: Pack, trials: Sequence[Trial]) -> None:
 
 
 def _with_twin(pack: Pack, network: str) -> Pack:
-    """int8 is for the CPU alone: a pack that has no float16 twins gets one of this network, for GPUs."""
+    """int8 is for the CPU alone: where a network has no twin, its float32 original is what GPU plans are built from."""
     if network in pack.twins():
         return pack
-    twin = half_twin(pack.folder / f"{network}.onnx", pack.manifest.tile)
-    return _changed(pack, network, lambda _: {"gpu": Twin(file=twin.name, sha256=digest(twin))})
+    file = pack.folder / f"{network}.onnx"
+    return _changed(pack, network, lambda _: {"gpu": Twin(file=file.name, sha256=digest(file), precision="float32")})
 
 
 def _with_trial(trial: Trial, entry: Any) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class ClassName(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Twin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The same network for a GPU, where a network has the precision of its graph."""
+    """The same network for a GPU, where a network has the precision of its graph. One in float32 stands beside a `file`
+    in int8, which no GPU plan can be built from; its float16 twin is made then."""
 
     file: str
     sha256: str
@@ -144,14 +145,19 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         """Network name -> (file, SHA-256) for the CPU: `gate`, `types`, `segment_<class number>`."""
         return {name: (self.folder / entry.file, entry.sha256) for name, entry in self._entries()}
 
-    def twins(self) -> dict[str, tuple[Path, str]]:
-        """Network name -> (file, SHA-256) for a GPU, of those that have one."""
+    def twins(self, precision: Precision | None = None) -> dict[str, tuple[Path, str]]:
+        """Network name -> (file, SHA-256) for a GPU, of those that have one (of that precision, where one is named)."""
         entries = ((name, entry.gpu) for name, entry in self._entries())
-        return {name: (self.folder / twin.file, twin.sha256) for name, twin in entries if twin is not None}
+        return {
+            name: (self.folder / twin.file, twin.sha256)
+            for name, twin in entries
+            if twin is not None and precision in (None, twin.precision)
+        }
 
     def for_gpu(self, precision: GpuPrecision) -> dict[str, tuple[Path, str]]:
-        """Network name -> (file, SHA-256) that a GPU plan is built from: its twin where it has one."""
-        return self.networks() | (self.twins() if precision == "fp16" else {})
+        """Network name -> (file, SHA-256) that a GPU plan is built from: a twin as precise as that, or `file`."""
+        twins = self.twins(None if precision == "fp16" else "float32")
+        return self.networks() | twins
 
     def precisions(self) -> dict[str, Precision]:
         """Network name -> the precision of its file for the CPU."""

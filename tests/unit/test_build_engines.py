@@ -440,6 +440,9 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
     pack = packs.load(folder)
     assert (pack.manifest.types.file, pack.manifest.gate.file) == ("types.int8.onnx", "gate.onnx")
     assert list(pack.twins()) == ["types"]
+    original = folder / "types.onnx"
+    assert pack.for_gpu("fp32")["types"][0] == pack.for_gpu("fp16")["types"][0] == original
+    assert pack.networks()["types"][0] != original
     assert "int8" not in pack.manifest.gate.figures
     assert main([*words, "--network", "segment_7"]) == 78
 
