@@ -260,8 +260,11 @@ def _full(disk: Path) -> Fault:
     ballast = disk / "ballast"
 
     def fill() -> None:
-        with ballast.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, max(1, shutil.disk_usage(disk).free))
+        with ballast.open("wb", buffering=0) as file:
+            for size in (1 << 20, 1 << 12):  # the daemon writes too: what is free is known only when it is gone
+                with suppress(OSError):
+                    while file.write(bytes(size)) == size:
+                        pass
 
     return Fault("disk full", fill, lambda: ballast.unlink(missing_ok=True))
 
