@@ -1,7 +1,8 @@
 """Thresholds of a pack, chosen on validation frames by a stated rule; never on frames whose figures are reported.
 
 Gate: recall first. The highest threshold, at most 0.5, that keeps in every validation set 93 % of the defective frames
-in which the rest of the cascade finds something true; to let others through costs time and reports nothing.
+in which the rest of the cascade finds something true; to let others through costs time and reports nothing. Where no
+validation frame is clean, nothing is won by holding one back: the lowest threshold.
 Types: the threshold with the best F1; the floor keeps 98.5 % of the frames that have the class, within limits.
 Segmenters: the pixel threshold and minimum area with the best sum of the mean Dice of frames that have the class,
 half the share of its defects that are found and half the share of frames without it that stay empty, among those that
@@ -77,7 +78,8 @@ def choose(pack: Pack, sets: Sequence[Sequence[Sample]]) -> Manifest:
             seen += [_look(pack.manifest, stream, sample, source, weight) for sample in known]
     open_gate = _with_rest(_with_gate(pack.manifest, 0.0), seen)
     findable = [one for one in seen if finds_truth(open_gate, one)]
-    return _with_rest(_with_gate(pack.manifest, gate_threshold(findable)), seen)
+    clean = any(not one.truth_px.any() for one in seen)
+    return _with_rest(_with_gate(pack.manifest, gate_threshold(findable) if clean else GATE_RANGE[0]), seen)
 
 
 def taken_over(manifest: Manifest, chosen: Manifest) -> Manifest:

@@ -350,6 +350,11 @@ def test_a_pack_unfolds_to_networks_that_answer_as_before_and_can_learn(
     assert splits.load(tmp_path / "run" / "split.json") == splits.load(trained / "split.json")
 
 
+def test_a_set_without_clean_frames_has_a_gate_that_holds_nothing_back(toys: Path, made: Path) -> None:
+    defective = [sample for sample in datasets.read(toys)[:12] if sample.classes]
+    assert thresholds.choose(packs.load(made), [defective]).gate.threshold == thresholds.GATE_RANGE[0]
+
+
 def test_thresholds_are_taken_over_and_files_are_not(made: Path) -> None:
     own = packs.load(made).manifest
     other = msgspec.structs.replace(
