@@ -332,7 +332,6 @@ class Changes:
         again = "a restart would start with it all the same: mend `pack:`" if change.wish.base and not kept else ""
         told = "; ".join(word for word in (change.named, reason, stays, again, change.words()) if word)
         self._last = f"{outcome}: {told}"
-        self._say(outcome.replace("_", " "), told, warn=not kept)
         self._metrics.pack_changes.labels(outcome).inc()
         if change.album is not None:
             compared = {str(phase): found.figures() for phase, found in change.compared}
@@ -340,6 +339,7 @@ class Changes:
         with self._lock:
             self._now = self._trial = None
             self._turn(PackPhase.IDLE)
+        self._say(outcome.replace("_", " "), told, warn=not kept)  # who hears it may ask for the next change
         leaving = old if kept else change.new
         if change.swapped is not None and leaving is not None and self._duty.retire(leaving, stop):
             leaving.__exit__(None, None, None)
