@@ -45,6 +45,8 @@ from inspector.tally import Ages
 PACK = Path(__file__).parent.parent / "engines" / "severstal"
 BAR = 2.0
 LIMIT_S = 600.0
+PATIENCE_S = 60.0
+"""A line without an idle worker compares nothing: the change is refused after so long."""
 STRETCHES = ("before", "shadow", "watch", "after")
 
 
@@ -85,7 +87,7 @@ def one_change(spec: Spec, folder: Path, new: Path, seconds: float) -> dict[str,
             return lambda: _wait(lambda: line.changes.status().phase in phases)
 
         line.changes.stage(staged.name, "the benchmark")
-        found["shadow"] = _stretch(line, until(PackPhase.WATCH))
+        found["shadow"] = _stretch(line, until(PackPhase.WATCH, PackPhase.IDLE))  # idle: refused
         found["watch"] = _stretch(line, until(PackPhase.IDLE))
         found["last"] = line.changes.status().last
         found["after"] = _stretch(line, lambda: time.sleep(seconds))
@@ -170,6 +172,7 @@ def _spec(asked: argparse.Namespace) -> Spec:
             "shadow_share": asked.share,
             "time_factor": 1e6,
             "late_margin": 1.0,
+            "patience_s": PATIENCE_S,
         },
     )
 
