@@ -11,7 +11,7 @@ FRAME_PX = 1600 * 256
 """A reference frame."""
 GIGE_MB_S = 80.0
 """What a GigE Vision link surely carries, of the 80 to 115 MB/s that are seen in practice."""
-GATE_MS, TYPES_MS, SEGMENTER_MS, DAEMON_MS = 5.7, 13.0, 16.0, 0.3
+GATE_MS, TYPES_MS, SEGMENTER_MS, DAEMON_MS = 6.4, 13.0, 16.0, 0.3
 """Of one CPU core and a frame; measured on two cores, see docs/performance.md, What limits it."""
 LOAD = 0.6
 """Share of the machine to plan with. At 80 % one frame in a hundred was 0.8 s old, at 60 % 0.2 s."""
