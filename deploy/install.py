@@ -315,7 +315,7 @@ class Site:
         hands.run("make its environment", options.python, "-m", "venv", path / "venv")
         with _program(options.wheel, hands.dry) as program:
             wanted = f"{program}[{','.join(extras)}]" if extras else str(program)
-            source = ["--no-index", "--find-links", str(options.find_links)] if options.find_links else []
+            source = ["--no-index", "-f", str(options.offline)] if options.offline else []
             pip: list[str | Path] = [
                 path / "venv/bin/pip",
                 "install",
@@ -624,7 +624,7 @@ def _parser() -> argparse.ArgumentParser:
         made.add_argument("--patience", type=float, default=120.0, metavar="SECONDS", help="until ready (default: 120)")
         if name in ("install", "upgrade"):
             made.add_argument("--wheel", type=Path, help="the program from this wheel, not from this checkout")
-            made.add_argument("--find-links", type=Path, metavar="FOLDER", help="wheels; nothing is fetched then")
+            made.add_argument("--offline", type=Path, metavar="FOLDER", help="wheels; nothing is fetched then")
             made.add_argument("--extras", type=_names, help="such as gige,basler (default: as before)")
             made.add_argument("--python", default="/usr/bin/python3", help="of the environment (default: %(default)s)")
         if name == "uninstall":
@@ -638,7 +638,7 @@ def _names(text: str) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    for name in ("wheel", "find_links"):
+    for name in ("wheel", "offline"):
         if getattr(options, name, None) is not None:
             setattr(options, name, getattr(options, name).resolve())
     site = Site(Places(options.root.resolve()), Hands(options.dry_run))

@@ -99,7 +99,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 
 def act(root: Path, command: str, hands: object | None = None, **options: object) -> None:
-    given = {"wheel": None, "find_links": None, "extras": None, "python": "python3", "patience": 1.0, "purge": False}
+    given = {"wheel": None, "offline": None, "extras": None, "python": "python3", "patience": 1.0, "purge": False}
     site = installer.Site(installer.Places(root), hands or Toy())
     with site.alone():
         installer.COMMANDS[command](site, argparse.Namespace(**{**given, **options}))
@@ -293,7 +293,7 @@ def test_an_upgrade_that_was_killed_before_it_was_ready_does_not_become_the_one_
     monkeypatch.setattr(installer, "Site", Running)
     toy = Toy()
     site = Running(installer.Places(tmp_path), toy)
-    given = {"wheel": None, "find_links": None, "extras": None, "python": "python3"}
+    given = {"wheel": None, "offline": None, "extras": None, "python": "python3"}
     site.prove()
     release = site.build(argparse.Namespace(**given), [])
     site.switch(release, running=True)  # and then a kill

@@ -96,7 +96,7 @@ def test_every_stage_hangs(machine: Machine, pack: Path, tmp_path: Path) -> None
 
 
 def installs(machine: Machine, wheels: Path) -> None:
-    machine.run(INSTALLER, "install", "--find-links", wheels)
+    machine.run(INSTALLER, "install", "--offline", wheels)
     assert machine.run("stat", "-c", "%U:%G %a", "/var/lib/inspector", "/etc/inspector").split() == [
         "inspector:inspector", "750", "inspector:inspector", "750",
     ]  # fmt: skip
@@ -172,7 +172,7 @@ def stages_hang(stages: Sequence[str], machine: Machine, pack: Path, folder: Pat
 def upgrades(machine: Machine, wheels: Path) -> None:
     """Another release, while the line runs."""
     before = machine.path("/opt/inspector/current").readlink()
-    said = machine.run(INSTALLER, "upgrade", "--find-links", wheels)
+    said = machine.run(INSTALLER, "upgrade", "--offline", wheels)
     assert machine.path("/opt/inspector/current").readlink() != before, said
     assert machine.path("/opt/inspector/previous").readlink() == before, said
     assert _running(machine)
