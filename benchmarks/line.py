@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 import statistics
 import sys
 import tempfile
@@ -29,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from bare import Bare, Work, calls, cores, prepare, variants
 from daemon import Spec, Tap, running
 from machine import cpu_by_thread, describe, spent_since
+from othered import othered
 from steady import paced, soak
 
 from inspector import pack as packs
@@ -57,7 +56,8 @@ def main() -> int:
     asked = _arguments()
     with stopped_by_signals(threading.Event()), tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         if asked.gate is not None:
-            asked.pack = _other_gate(asked.pack, asked.gate, Path(folder))
+            other = Path(folder) / "pack"
+            asked.pack = othered(asked.pack, other, lambda manifest: manifest["gate"].update(threshold=asked.gate))
         engines = packs.load(asked.pack)
         found: dict[str, Any] = {
             "machine": describe(),
@@ -229,16 +229,6 @@ def _spec(asked: argparse.Namespace, folder: Path) -> Spec:
         batch=asked.batch,
         flat_field=flat_field,
     )
-
-
-def _other_gate(pack: Path, threshold: float, folder: Path) -> Path:
-    """A copy of the pack whose gate passes more or fewer tiles."""
-    copy = folder / "pack"
-    shutil.copytree(pack, copy)
-    manifest = yaml.safe_load((copy / packs.MANIFEST).read_text(encoding="utf-8"))
-    manifest["gate"]["threshold"] = threshold
-    (copy / packs.MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False), encoding="utf-8")
-    return copy
 
 
 def _arguments() -> argparse.Namespace:

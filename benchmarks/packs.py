@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import shutil
 import statistics
 import sys
 import tempfile
@@ -30,9 +29,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from daemon import Spec, Tap, running
 from machine import describe
+from othered import othered
 from steady import books, wait_for_frames
 
 from inspector import pack as packs
@@ -56,7 +55,7 @@ def main() -> int:
     found: dict[str, Any] = {"machine": describe(), "loads": []}
     with stopped_by_signals(threading.Event()), tempfile.TemporaryDirectory(dir=asked.folder) as folder:
         spec = _spec(asked)
-        new = _copy(asked.pack, Path(folder))
+        new = othered(asked.pack, Path(folder) / "new", lambda manifest: manifest.update(version="benchmark"))
         capacity = found["frames_per_s"] = _capacity(spec, Path(folder), asked.frames)
         print(f"capacity: {capacity:.1f} frames/s, as fast as the line takes them", flush=True)
         for load in asked.loads:
@@ -175,16 +174,6 @@ def _spec(asked: argparse.Namespace) -> Spec:
             "patience_s": PATIENCE_S,
         },
     )
-
-
-def _copy(pack: Path, folder: Path) -> Path:
-    """The same networks under another version."""
-    copy = folder / "new"
-    shutil.copytree(pack, copy)
-    manifest = yaml.safe_load((copy / packs.MANIFEST).read_text(encoding="utf-8"))
-    manifest["version"] = "benchmark"
-    (copy / packs.MANIFEST).write_text(yaml.safe_dump(manifest, sort_keys=False), encoding="utf-8")
-    return copy
 
 
 def _arguments() -> argparse.Namespace:

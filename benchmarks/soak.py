@@ -20,7 +20,6 @@ import itertools
 import json
 import os
 import re
-import shutil
 import signal
 import struct
 import subprocess
@@ -38,6 +37,7 @@ import numpy as np
 import yaml
 from daemon import Spec, Tap, running
 from machine import describe
+from othered import othered
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # tests/ has the simulator, the private network and the daemon
 
@@ -271,11 +271,7 @@ def _full(disk: Path) -> Fault:
 
 def _swapped(config: Path, folder: Path) -> Fault:
     """The shipped pack and one of another version, by turns."""
-    other = folder / "other"
-    shutil.copytree(PACK, other)
-    manifest = yaml.safe_load((other / "manifest.yaml").read_text())
-    manifest["version"] = "0.0.1"
-    (other / "manifest.yaml").write_text(yaml.safe_dump(manifest, sort_keys=False))
+    other = othered(PACK, folder / "other", lambda manifest: manifest.update(version="0.0.1"))
     turns = itertools.cycle([other, PACK])
 
     def stage() -> None:
