@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 from inspector.bridge import naming, notices
 from inspector.bridge.window import Window
 from inspector.client.place import Place, PlaceFile
+from inspector.durable import settle
 from inspector.errors import Lagging, Refused, Silent, StreamError
 from inspector.events import CoilEvent, Event, Heartbeat
 from inspector.logbook import LogKind, as_kind
@@ -35,12 +35,8 @@ class DurablePlace(PlaceFile):
     def write(self, place: Place) -> None:
         """Raises ConfigError if the file cannot be written."""
         super().write(place)
-        for path in (self._path, self._path.parent):
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        settle(self._path)
+        settle(self._path.parent)
 
 
 class Stream(Protocol):

@@ -26,6 +26,7 @@ from pathlib import Path
 import msgspec
 
 from inspector import pack
+from inspector.durable import settle
 from inspector.errors import PackError
 from inspector.events import as_json
 from inspector.logbook import LogKind, as_kind
@@ -113,9 +114,9 @@ class Store:
             for inner in [*copy.rglob("*"), copy]:
                 _give(inner, self.folder)
                 if inner.is_dir():
-                    _force(inner)
+                    settle(inner)
             copy.rename(target)
-            _force(self.folder)
+            settle(self.folder)
         finally:
             shutil.rmtree(copy, ignore_errors=True)
         return target
@@ -179,7 +180,7 @@ class Store:
                     os.fsync(file.fileno())
                 _give(made, self.folder)
                 made.rename(path)
-                _force(self.folder)
+                settle(self.folder)
             finally:
                 made.unlink(missing_ok=True)
         except OSError as error:
@@ -226,15 +227,6 @@ def _copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(read, write)
         write.flush()
         os.fsync(write.fileno())
-
-
-def _force(folder: Path) -> None:
-    """Force a folder's entries to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

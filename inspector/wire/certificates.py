@@ -23,6 +23,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
+from inspector.durable import settle
 from inspector.errors import ConfigError
 
 LONGEST = 16_384
@@ -150,12 +151,3 @@ def _write(path: Path, data: bytes, mode: int, replace: bool) -> None:
         with suppress(FileNotFoundError):
             os.unlink(name)
     settle(path.parent)
-
-
-def settle(folder: Path) -> None:
-    """Make what was created and removed in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from inspector.durable import settle
 from inspector.errors import ConfigError
 from inspector.logbook import LogKind, as_kind
 from inspector.wire import certificates
@@ -114,7 +115,7 @@ def remove(folder: Path, name: str) -> None:
     try:
         public.unlink()
         secret.unlink(missing_ok=True)
-        certificates.settle(public.parent)
+        settle(public.parent)
     except OSError as error:
         raise ConfigError(f"{error.filename or public}: cannot be deleted: {error.strerror}") from None
 
