@@ -33,6 +33,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         out=arguments.out,
         extra=tuple(arguments.extra),
         shapes=arguments.shapes,
+        parent=arguments.parent,
         distill=tuple(arguments.distill),
         names=arguments.names,
         shares=arguments.shares,
@@ -64,7 +65,7 @@ def train(arguments: argparse.Namespace) -> None:
     from build_engines.datasets import class_numbers, read
     from build_engines.runs import network_names
 
-    settings = _settings(arguments, parent=arguments.parent, folds=arguments.folds, fold=arguments.fold)
+    settings = _settings(arguments, folds=arguments.folds, fold=arguments.fold)
     known = network_names(class_numbers(read(arguments.data)))
     chosen = known if arguments.network == "all" else arguments.network.split(",")
     for name in chosen:
@@ -106,6 +107,7 @@ def export(arguments: argparse.Namespace) -> None:
         test=tuple(arguments.test),
         twins=not arguments.without_twins,
         sibling=arguments.sibling,
+        folds=arguments.folds,
         note=arguments.note,
     )
     _show(packing.make(order))

@@ -30,7 +30,6 @@ def parser(about: str) -> argparse.ArgumentParser:
 def _add_train(commands: Any) -> None:
     command = commands.add_parser("train", help="train one network or all; goes on where a killed training was")
     _add_training(command)
-    command.add_argument("--parent", type=Path, help="a finished run to go on from, with its split or --shares")
     command.add_argument("--network", default="all", help="all, or some of teacher,gate,types,segment_<class number>")
     command.add_argument("--folds", type=int, default=0, help="cross-validation: so many folds by look-alike group")
     command.add_argument("--fold", type=int, default=1, help="the fold that is kept for the test, 1..folds")
@@ -59,6 +58,11 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, required=True, help="folder with images/ and train.csv")
     command.add_argument("--out", type=Path, required=True, help="run folder: split, checkpoints, losses, curves")
     command.add_argument("--names", type=Path, help="YAML with class number: name; other classes are refused")
+    command.add_argument(
+        "--parent",
+        type=Path,
+        help="a finished run to go on from, with its split or --shares; of other classes: its encoder and decoder",
+    )
     command.add_argument("--extra", type=Path, action="append", default=[], help="one more folder, wholly for training")
     command.add_argument("--shapes", type=Path, help="mask_shapes.csv: real mask shapes to paint defects from")
     command.add_argument(
@@ -138,11 +142,17 @@ def _add_export(commands: Any) -> None:
         "--without-twins", action="store_true", help="no float16 files for GPUs: half the size; `build` makes its own"
     )
     command.add_argument("--note", default="", help="Markdown for the end of the model card")
-    command.add_argument(
+    witness = command.add_mutually_exclusive_group()
+    witness.add_argument(
         "--sibling",
         type=Path,
         help="a finished run of the same recipe that kept frames back, where --run learnt from all: thresholds are "
         "chosen and figures measured by its networks",
+    )
+    witness.add_argument(
+        "--folds",
+        type=Path,
+        help="likewise, but a finished crossvalidate --out: every labelled frame counts, by the fold that kept it back",
     )
     command.add_argument("--validation", type=Path, action="append", default=[], help="one more folder to choose on")
     command.add_argument("--test", type=Path, action="append", default=[], help="one more folder to measure on")

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ by the same recipe with the parts below, was measured in their place: its test p
 in the choice of the thresholds that its figures are at. The pack's own thresholds are chosen by what the sibling says
 of all frames that it kept back, validation and test."""
 
+FOLDS = """\
+The networks of this pack learnt from all labelled real frames, so nothing can be measured on those. Folds of a
+cross-validation, trained by the same recipe, were measured in their place: each labelled frame is judged by networks
+that never saw its look-alike group, at thresholds that were chosen on the frames of the other folds. The pack's own
+thresholds are chosen by what the folds say of all frames."""
+
 FEW = 100
 TINY = """\
 - The real set is tiny: a held-out class with three frames says little; one frame more or less moves its figures
@@ -67,6 +74,14 @@ REPRODUCE = """\
 The synthetic strip is of the four classes of the reference task; leave those words out for another set."""
 
 
+class Witness(StrEnum):
+    """Whose networks the figures on real frames are of, in the words of the section on thresholds."""
+
+    ITSELF = "the validation part"
+    SIBLING = "what the sibling kept back"
+    FOLDS = "what the folds kept back"
+
+
 @dataclass(frozen=True)
 class Facts:
     """All that a card is made of."""
@@ -80,6 +95,7 @@ class Facts:
     gate_scale: int = SCALE
     note: str = ""
     """Anything more about this pack, Markdown."""
+    witness: Witness = Witness.ITSELF
     sibling: dict[str, str] | None = None
     """Parts of the sibling, where the pack's networks learnt from all frames."""
 
@@ -137,6 +153,8 @@ def _head(facts: Facts) -> str:
 
 def _data(facts: Facts) -> str:
     lines = ["## Trained and measured on", "", *_parts(facts, facts.parts), "", DATA]
+    if facts.witness is Witness.FOLDS:
+        lines += ["", FOLDS]
     if facts.sibling is not None:
         lines += ["", SIBLING, "", *_parts(facts, facts.sibling)]
     return "\n".join(lines)
@@ -222,13 +240,12 @@ def _rules(facts: Facts) -> str:
         f"{part.threshold} | {part.minimum_area_px} |"
         for part in facts.manifest.segmenters
     ]
-    kept = "the validation part" if facts.sibling is None else "what the sibling kept back"
     rule = (thresholds.__doc__ or "").split("\n\n", 1)[1].strip()
     return "\n".join(
         [
             "## Thresholds",
             "",
-            f"Chosen on {kept}, and on synthetic strip of other seeds where the commands below name it:",
+            f"Chosen on {facts.witness}, and on synthetic strip of other seeds where the commands below name it:",
             "",
             rule,
             "",

@@ -1,7 +1,7 @@
 """Cross-validation by look-alike group: every labelled frame is judged by a pack that never saw its group.
 
-Each fold is a whole run with its own teacher, networks and thresholds. What was done is not done again: a fold is
-finished when its records are there, and a killed training goes on.
+Each fold is a whole run with its own teacher and networks. What was done is not done again: a fold is finished when its
+pack is there, and a killed training goes on.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from build_engines import datasets, evaluate, judging, packing, splits
+from build_engines import datasets, folds, packing
 from build_engines.feed import prepare_feed
 from build_engines.runs import network_names
 from build_engines.settings import Settings, stint
 from build_engines.train import train
-from inspector import pack as packs
-
-RECORDS = "records.jsonl"
+from inspector.pack import MANIFEST
 
 
 def train_all(settings: Settings, steps: int, batch: int, networks: Sequence[str] = ()) -> None:
@@ -30,34 +26,19 @@ def train_all(settings: Settings, steps: int, batch: int, networks: Sequence[str
         train(name, replace(feed, settings=stint(name, settings, steps, batch)))
 
 
-def crossvalidate(settings: Settings, steps: int, batch: int, validation: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The figures over the frames of all folds.
-
-    The gate's AUROC and the recalls at given rates compare scores of different packs; where those disagree on the scale
-    of a score, the figure is lower than that of any of them, never higher by the pooling.
-    """
-    out, records = settings.out, []
-    for fold in range(1, settings.folds + 1):
-        own = replace(settings, out=out / f"fold_{fold}", fold=fold)
-        file = own.out / RECORDS
-        if not file.is_file():
-            train_all(own, steps, batch)
-            packing.make(
-                packing.Order(own.out, own.data, own.out / "pack", f"fold_{fold}", "0.0.0", {}, validation=validation)
-            )
-            judging.save(_judged(own), file)
-        records += judging.load(file)
-    groups = dict(_groups(settings.data))
-    pooled = [msgspec.structs.replace(record, group=groups[record.name]) for record in records]
-    return evaluate.report(packs.load(out / "fold_1" / "pack").manifest, pooled)
+def crossvalidate(settings: Settings, steps: int, batch: int, validation: Sequence[Path] = ()) -> dict[str, Any]:
+    """The figures over the frames of all folds (see folds)."""
+    shares = settings.shares or (("train", 1.0),)
+    for number in range(1, settings.folds + 1):
+        own = replace(settings, out=settings.out / f"fold_{number}", fold=number, shares=shares)
+        train_fold(own, steps, batch)
+    more = [datasets.read(folder) for folder in validation]
+    return folds.load(settings.out, datasets.read(settings.data), more).report()
 
 
-def _judged(settings: Settings) -> list[judging.Record]:
-    parts = splits.load(settings.out / "split.json")
-    samples = [sample for sample in datasets.read(settings.data) if parts.get(sample.name) == "test"]
-    return evaluate.judged(packs.load(settings.out / "pack"), samples)
-
-
-def _groups(data: Path) -> list[tuple[str, int]]:
-    samples = datasets.read(data)
-    return [(sample.name, group) for sample, group in zip(samples, splits.groups(samples), strict=True)]
+def train_fold(settings: Settings, steps: int, batch: int) -> None:
+    """The networks and the pack of one fold, if they are not there."""
+    made = settings.out / folds.PACK
+    if not (made / MANIFEST).is_file():
+        train_all(settings, steps, batch)
+        packing.raw(packing.Order(settings.out, settings.data, made, settings.out.name, "0.0.0", {}, twins=False))

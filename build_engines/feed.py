@@ -194,12 +194,15 @@ def _split(settings: Settings, samples: list[Sample]) -> dict[str, str]:
     file = settings.out / "split.json"
     if not file.is_file():
         datasets.check(samples)
-        if settings.parent and settings.shares is None:
+        shares = dict(settings.shares or PARTS.items())
+        if settings.parent and settings.shares is None and not settings.folds:
             parts = splits.load(settings.parent / "split.json")
-        elif settings.folds:
-            parts = splits.fold(samples, settings.folds, settings.fold)
         else:
-            parts = splits.split(samples, shares=dict(settings.shares or PARTS.items()))
+            parts = (
+                splits.fold(samples, settings.folds, settings.fold, shares)
+                if settings.folds
+                else splits.split(samples, shares=shares)
+            )
             _refuse_seen(samples, parts, settings)
         splits.save(parts, file)
     return splits.load(file)

@@ -70,7 +70,8 @@ class Table:
 
     manifest: Manifest
     gate: Floats
-    types: Floats
+    passed: Bools
+    named: Bools
     truth_px: Floats
     found_px: Floats
     both_px: Floats
@@ -99,7 +100,8 @@ class Table:
         return cls(
             manifest=manifest,
             gate=np.array([record.gate_score for record in records], dtype=np.float64),
-            types=rows([record.type_scores for record in records], count),
+            passed=np.array([record.passed for record in records], dtype=bool),
+            named=rows([record.named for record in records], count) > 0,
             truth_px=rows([record.truth_px for record in records], count),
             found_px=rows([record.found_px for record in records], count),
             both_px=rows([record.both_px for record in records], count),
@@ -144,7 +146,6 @@ def figures(table: Table, weights: Floats | None = None) -> dict[Any, Any]:
 def _gate(table: Table, weight: Floats) -> dict[str, float]:
     true = table.defective
     high, low = weight * true, weight * ~true
-    passed = table.gate >= table.manifest.gate.threshold
     at = {
         f"recall_at_{rate:.0%}_false_alarms": recall_at(table.gate, high, low, rate * float(low.sum()))
         if low.sum() > 0
@@ -153,8 +154,8 @@ def _gate(table: Table, weight: Floats) -> dict[str, float]:
     }
     return {
         "auroc": auroc(table.gate, true, weight),
-        "recall": ratio(high @ passed, high.sum()),
-        "false_alarm_rate": ratio(low @ passed, low.sum()),
+        "recall": ratio(high @ table.passed, high.sum()),
+        "false_alarm_rate": ratio(low @ table.passed, low.sum()),
         **at,
     }
 
@@ -162,7 +163,7 @@ def _gate(table: Table, weight: Floats) -> dict[str, float]:
 def _types(table: Table, weight: Floats) -> dict[Any, Any]:
     found = {}
     for position, entry in enumerate(table.manifest.classes):
-        said = table.types[:, position] >= table.manifest.types.thresholds[entry.number]
+        said = table.named[:, position]
         true = table.truth_px[:, position] > 0
         hits, called, there = weight @ (said & true), weight @ said, weight @ true
         found[entry.number] = {

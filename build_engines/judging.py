@@ -34,8 +34,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     group: int
     gate_score: float
+    passed: bool
+    """The gate let it through, at the threshold that its pack had."""
     type_scores: list[float]
     """Of every picture, past the gate too."""
+    named: list[bool]
+    """Whether the type score reaches its class's threshold."""
     truth_px: list[int]
     found_px: list[int]
     both_px: list[int]
@@ -153,7 +157,9 @@ def _record(
         name=sample.name,
         group=group,
         gate_score=float(verdicts[0].gate_score),
+        passed=verdicts[0].gate_score >= manifest.gate.threshold,
         type_scores=[float(score) for score in scores],
+        named=[bool(score >= manifest.types.thresholds[number]) for number, score in zip(numbers, scores, strict=True)],
         truth_px=truth.sum(axis=(1, 2)).tolist(),
         found_px=canvas.sum(axis=(1, 2)).tolist(),
         both_px=np.logical_and(truth, canvas).sum(axis=(1, 2)).tolist(),
@@ -171,8 +177,13 @@ def _drawn(found: Sequence[Blob], numbers: Sequence[int], shape: tuple[int, ...]
     return canvas
 
 
+def with_group(record: Record, group: int) -> Record:
+    """The record as one of another look-alike group."""
+    return msgspec.structs.replace(record, group=group)
+
+
 def save(records: Sequence[Record], file: Path) -> None:
-    """Write records, one a line, so that the folds of a cross-validation can be put together later."""
+    """Write records, one a line."""
     encoder: Any = msgspec.json.Encoder()
     write_whole(file, encoder.encode_lines(records))
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import msgspec
 
-from build_engines import card, datasets, evaluate, export, reference, splits, thresholds
+from build_engines import card, datasets, evaluate, export, folds, reference, splits, thresholds
 from build_engines.datasets import Sample
 from build_engines.export import Deployed, DeployedGate, DeployedSegmenter, DeployedTypes
 from build_engines.networks import Classifier, Segmenter
@@ -44,6 +44,9 @@ class Order:
     sibling: Path | None = None
     """A finished run of the same recipe that kept frames back, for a run that learnt from all of them: its networks are
     measured in place of the pack's own, and the thresholds are chosen by what they say of the frames it kept back."""
+    folds: Path | None = None
+    """A finished cross-validation of the same recipe, which is measured in the pack's place and chooses its thresholds:
+    every labelled frame was kept back by one of its folds."""
     note: str = ""
     """Goes to the end of the model card, Markdown."""
 
@@ -98,19 +101,33 @@ def first_manifest(order: Order, facts: Facts, files: dict[str, dict[str, Any]])
     )
 
 
+def raw(order: Order) -> None:
+    """The run's networks as a pack with plain thresholds and no figures."""
+    building = _building(order)
+    _export(order, order.run, building)
+    export.put_in_place(building, order.pack)
+
+
+def _building(order: Order) -> Path:
+    return order.pack.with_name(f".{order.pack.name}.building")
+
+
 def make(order: Order) -> dict[str, Any]:
     """Make the pack; returns its figures, by test set.
 
     Raises:
-        ConfigError: the sibling's networks are others than the run's.
+        ConfigError: the networks of the sibling or of the folds are others than the run's.
     """
     facts, samples = facts_of(order.run), datasets.read(order.data)
-    building = order.pack.with_name(f".{order.pack.name}.building")
+    building = _building(order)
     _export(order, order.run, building)
     parts, tests = splits.load(order.run / "split.json"), {folder.name: folder for folder in order.test}
     more, reports = [datasets.read(folder) for folder in order.validation], dict[str, Any]()
     kept = _part(samples, parts, "validation")
-    if order.sibling is None:
+    if order.folds is not None:
+        chosen, reports = _by_folds(order, order.folds, samples, more)
+        export.write_manifest(thresholds.taken_over(packs.load(building).manifest, chosen), building)
+    elif order.sibling is None:
         export.write_manifest(thresholds.choose(packs.load(building), [kept, *more]), building)
         reports = _reports(packs.load(building), {HELD_OUT: _part(samples, parts, "test")})
     else:
@@ -126,8 +143,9 @@ def make(order: Order) -> dict[str, Any]:
         manifest = reference.added(manifest, reference.of(pack, usual, made_on))
     export.write_manifest(manifest, building)
     siblings = splits.load(order.sibling / "split.json") if order.sibling else None
+    witness = card.Witness.FOLDS if order.folds else card.Witness.SIBLING if siblings else card.Witness.ITSELF
     scales = facts.scale, scale_of("gate", facts)
-    told = card.Facts(manifest, samples, parts, reports, costs, *scales, order.note, siblings)
+    told = card.Facts(manifest, samples, parts, reports, costs, *scales, order.note, witness, siblings)
     card.write(building / "MODEL_CARD.md", told)
     export.put_in_place(building, order.pack)
     return reports
@@ -137,9 +155,7 @@ def _by_sibling(
     order: Order, run: Path, samples: Sequence[Sample], more: list[list[Sample]]
 ) -> tuple[Manifest, dict[str, Any]]:
     """Thresholds by all that the sibling kept back, and its own figures, whose thresholds never saw the test part."""
-    own, theirs = facts_of(order.run), facts_of(run)
-    if (own.classes, own.scale, own.gate_scale) != (theirs.classes, theirs.scale, theirs.gate_scale):
-        raise ConfigError(f"{run}: its classes or scales are others than those of {order.run}. Name another --sibling")
+    _refuse_others(order.run, run)
     parts, folder = splits.load(run / "split.json"), order.pack.with_name(f".{order.pack.name}.sibling")
     _export(order, run, folder)
     pack = packs.load(folder)
@@ -149,6 +165,22 @@ def _by_sibling(
     chosen = thresholds.choose(pack, [[*validation, *test], *more])
     shutil.rmtree(folder)
     return chosen, reports
+
+
+def _by_folds(
+    order: Order, run: Path, samples: Sequence[Sample], more: list[list[Sample]]
+) -> tuple[Manifest, dict[str, Any]]:
+    """Thresholds by all that the folds kept back, and the figures of the folds, each at thresholds of the others."""
+    found = folds.load(run, samples, more)
+    _refuse_others(order.run, run / "fold_1")
+    chosen = thresholds.chosen(found.folds[0].pack.manifest, found.all_seen)
+    return chosen, {f"real frames, {len(found.folds)} folds": evaluate.plain(found.report())}
+
+
+def _refuse_others(run: Path, witness: Path) -> None:
+    own, theirs = facts_of(run), facts_of(witness)
+    if (own.classes, own.scale, own.gate_scale) != (theirs.classes, theirs.scale, theirs.gate_scale):
+        raise ConfigError(f"{witness}: its classes or scales are others than those of {run}. Name another run")
 
 
 def _reports(pack: Pack, tests: Mapping[str, list[Sample]]) -> dict[str, Any]:

@@ -137,8 +137,11 @@ def split(
     return parts
 
 
-def fold(samples: Sequence[Sample], folds: int, own: int, seed: int = 1) -> dict[str, str]:
-    """The split of cross-validation's fold `own` of 1..folds: that fold is the test, a part of the rest validation.
+def fold(
+    samples: Sequence[Sample], folds: int, own: int, shares: Mapping[str, float] = PARTS, seed: int = 1
+) -> dict[str, str]:
+    """The split of cross-validation's fold `own` of 1..folds: that fold is the test, and the rest is divided into
+    training and validation as `shares` has them to each other.
 
     Raises:
         ConfigError: there is no such fold.
@@ -151,9 +154,9 @@ def fold(samples: Sequence[Sample], folds: int, own: int, seed: int = 1) -> dict
     rest = [
         (sample, group) for sample, group in zip(samples, grouped, strict=True) if parts[sample.name] != names[own - 1]
     ]
-    kept = PARTS["train"] + PARTS["validation"]
-    shares = {"train": PARTS["train"] / kept, "validation": PARTS["validation"] / kept}
-    inner = split([sample for sample, _ in rest], [group for _, group in rest], shares, seed)
+    train, validation = shares.get("train", 0.0), shares.get("validation", 0.0)
+    inner_shares = {"train": train / (train + validation), "validation": validation / (train + validation)}
+    inner = split([sample for sample, _ in rest], [group for _, group in rest], inner_shares, seed)
     return {sample.name: inner.get(sample.name, "test") for sample in samples}
 
 

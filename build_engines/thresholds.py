@@ -12,8 +12,9 @@ Each validation set (real frames, synthetic strip) weighs the same, however many
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import numpy as np
@@ -55,8 +56,6 @@ class Seen:
 
     source: int
     """Which validation set it is of."""
-    weight: float
-    """1 / frames of that set."""
     gate: float
     types: NDArray[np.float32]
     truth_px: NDArray[np.int64]
@@ -65,21 +64,34 @@ class Seen:
     """By position of the class and pixel threshold."""
     reach: dict[tuple[int, float], list[int]] = field(default_factory=dict)
     """Likewise, for each defect of the class: area of the largest region that detects it (see events), or 0."""
+    weight: float = 1.0
+    """1 / frames of its set (see `weighed`)."""
 
 
 def choose(pack: Pack, sets: Sequence[Sequence[Sample]]) -> Manifest:
     """The pack's manifest with thresholds chosen on the labelled samples of the validation sets."""
-    seen: list[Seen] = []
+    return chosen(pack.manifest, look(pack, sets))
+
+
+def look(pack: Pack, sets: Sequence[Sequence[Sample]]) -> list[Seen]:
+    """What the pack's networks say of the labelled samples of the validation sets, whatever its thresholds are."""
     with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
         stream = runtime.stream()
-        for source, samples in enumerate(sets):
-            known = [sample for sample in samples if sample.labelled]
-            weight = 1.0 / max(1, len(known))
-            seen += [_look(pack.manifest, stream, sample, source, weight) for sample in known]
-    open_gate = _with_rest(_with_gate(pack.manifest, 0.0), seen)
+        return [
+            _look(pack.manifest, stream, sample, source)
+            for source, samples in enumerate(sets)
+            for sample in samples
+            if sample.labelled
+        ]
+
+
+def chosen(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
+    """The manifest with thresholds chosen by the rule at the head of this file."""
+    seen = weighed(seen)
+    open_gate = _with_rest(_with_gate(manifest, 0.0), seen)
     findable = [one for one in seen if finds_truth(open_gate, one)]
     clean = any(not one.truth_px.any() for one in seen)
-    return _with_rest(_with_gate(pack.manifest, gate_threshold(findable) if clean else GATE_RANGE[0]), seen)
+    return _with_rest(_with_gate(manifest, gate_threshold(findable) if clean else GATE_RANGE[0]), seen)
 
 
 def taken_over(manifest: Manifest, chosen: Manifest) -> Manifest:
@@ -106,6 +118,12 @@ def _with_rest(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
     return _with_segmenters(_with_types(manifest, seen), seen)
 
 
+def weighed(seen: Sequence[Seen]) -> list[Seen]:
+    """The same, each with its weight."""
+    frames = Counter(one.source for one in seen)
+    return [replace(one, weight=1.0 / frames[one.source]) for one in seen]
+
+
 def finds_truth(manifest: Manifest, one: Seen) -> bool:
     """Whether types and segmenters report a true piece of a defect in a frame."""
     for position, part in enumerate(manifest.segmenters):
@@ -116,15 +134,15 @@ def finds_truth(manifest: Manifest, one: Seen) -> bool:
     return False
 
 
-def _look(manifest: Manifest, stream: Stream, sample: Sample, source: int, weight: float) -> Seen:
+def _look(manifest: Manifest, stream: Stream, sample: Sample, source: int) -> Seen:
     numbers = [entry.number for entry in manifest.classes]
     truth = masks(sample, numbers).astype(bool)
     batch = batch_of(sample, 0, manifest)
     if not batch.tiles:
-        return Seen(source, weight, 0.0, np.zeros(len(numbers), np.float32), truth.sum(axis=(1, 2)))
+        return Seen(source, 0.0, np.zeros(len(numbers), np.float32), truth.sum(axis=(1, 2)))
     stream.load([tile.pixels for tile in batch.tiles])
     scores = type_scores(stream, batch, manifest)
-    seen = Seen(source, weight, float(stream.gate().max()), scores, truth.sum(axis=(1, 2)))
+    seen = Seen(source, float(stream.gate().max()), scores, truth.sum(axis=(1, 2)))
     for position, number in enumerate(numbers):
         patches = stream.segment(number, range(len(batch.tiles)))
         probability = drawn(batch.tiles, patches, batch.frames[0].pixels.shape)

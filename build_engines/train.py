@@ -47,9 +47,21 @@ __all__ = ["network_names", "start", "train", "trained"]
 
 
 def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = None) -> nn.Module:
-    """The network as its training begins: from the parent run, from the run's teacher, or from ImageNet."""
+    """The network as its training begins: from the parent run, from the run's teacher, or from ImageNet.
+
+    Of a parent of other classes the teacher's encoder and decoder are taken, which know steel, and no head.
+    """
     if parent is not None and name in ("teacher", "gate") and (parent / f"{name}.pt").is_file():
-        return trained(name, len(classes), parent)
+        known = facts_of(parent).classes
+        if known == list(classes):
+            return trained(name, len(classes), parent)
+        if name == "teacher":
+            teacher, other = blank(name, len(classes)), trained(name, len(known), parent)
+            assert isinstance(teacher, Teacher)
+            assert isinstance(other, Teacher)
+            teacher.encoder.load_state_dict(other.encoder.state_dict())
+            teacher.decoder.load_state_dict(other.decoder.state_dict())
+            return teacher
     if name == "teacher" or (name == "gate" and not (out / "teacher.pt").is_file()):
         network = blank(name, len(classes))
         if not pretrained.load_into(network.encoder):  # type: ignore[arg-type]

@@ -43,7 +43,7 @@ def unfold(pack: Pack, samples: Sequence[Sample], parts: dict[str, str], out: Pa
     Raises:
         ConfigError: a network of the pack was not exported by this tool's `export`.
     """
-    graphs = {name: _read(file) for name, (file, _) in pack.networks().items()}
+    graphs = {name: _read(file) for name, (file, _) in pack.for_gpu("fp32").items()}  # int8 ones keep their original
     numbers = [entry.number for entry in pack.manifest.classes]
     scales = {name: graph.scale for name, graph in graphs.items()}
     tile = pack.manifest.tile
@@ -86,7 +86,7 @@ def _read(file: Path) -> _Graph:
         for own in held
     }
     if "encoder.stem.0.weight" not in weights:
-        raise ConfigError(f"{file}: holds no weights under their names. Name a pack as `export` wrote it, not int8")
+        raise ConfigError(f"{file}: holds no weights under their names. Name a pack as `export` wrote it")
     pools = [node for node in model.graph.node if node.op_type == "AveragePool"]
     kernel = [value for node in pools[:1] for own in node.attribute if own.name == "kernel_shape" for value in own.ints]
     return _Graph(weights, kernel[0] if kernel else 1)

@@ -450,6 +450,8 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
     assert pack.networks()["types"][0] != original
     assert "int8" not in pack.manifest.gate.figures
     assert main([*words, "--network", "segment_7"]) == 78
+    unfold.unfold(pack, datasets.read(toys)[:4], {}, tmp_path / "run")  # from the original, as int8 cannot learn
+    assert (tmp_path / "run" / "teacher.pt").is_file()
 
 
 def test_a_trial_that_loses_half_a_point_is_refused() -> None:
@@ -491,7 +493,7 @@ def test_a_minimum_area_loses_only_what_was_found_without_it(area: int, lost: fl
 
 def test_the_minimum_area_spares_small_real_defects() -> None:
     def seen(truth_px: int, reach: list[int], pieces: list[tuple[int, int]]) -> thresholds.Seen:
-        own = thresholds.Seen(0, 1.0, 0.9, np.ones(1, np.float32), np.array([truth_px]))
+        own = thresholds.Seen(0, 0.9, np.ones(1, np.float32), np.array([truth_px]))
         for threshold in thresholds.PIXEL_THRESHOLDS:
             own.reach[0, threshold] = reach
             own.pieces[0, threshold] = np.array(pieces, np.int64).reshape(-1, 2)

@@ -70,7 +70,9 @@ def records(draw: st.DrawFn) -> Record:
         name="x",
         group=draw(st.integers(0, 3)),
         gate_score=draw(SCORES),
+        passed=draw(st.booleans()),
         type_scores=[draw(SCORES) for _ in CLASSES],
+        named=[draw(st.booleans()) for _ in CLASSES],
         truth_px=truth,
         found_px=found,
         both_px=both,
@@ -98,8 +100,8 @@ def test_gate_figures_are_what_they_are_defined_as(judged: list[Record]) -> None
     low = [one.gate_score for one in judged if not sum(one.truth_px)]
     pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in high for b in low]
     assert same(gate["auroc"], sum(pairs) / len(pairs) if pairs else math.nan)
-    assert same(gate["recall"], share([score >= 0.5 for score in high]))
-    assert same(gate["false_alarm_rate"], share([score >= 0.5 for score in low]))
+    assert same(gate["recall"], share([one.passed for one in judged if sum(one.truth_px)]))
+    assert same(gate["false_alarm_rate"], share([one.passed for one in judged if not sum(one.truth_px)]))
     for rate in (0.01, 0.02, 0.05):
         allowed = [t for t in [*high, *low] if share([score >= t for score in low] or [False]) <= rate]
         best = max((share([score >= t for score in high]) for t in allowed), default=0.0)
@@ -112,7 +114,7 @@ def test_types_figures_are_what_they_are_defined_as(judged: list[Record]) -> Non
     found = figures(Table.of(MANIFEST, judged))["types"]
     f1s = []
     for position, number in enumerate(CLASSES):
-        said = [one.type_scores[position] >= 0.5 for one in judged]
+        said = [one.named[position] for one in judged]
         true = [one.truth_px[position] > 0 for one in judged]
         hits = sum(a and b for a, b in zip(said, true, strict=True))
         precision = hits / sum(said) if any(said) else math.nan
@@ -216,7 +218,9 @@ def test_intervals_are_drawn_over_groups_not_pictures() -> None:
             name="x",
             group=group,
             gate_score=0.9,
+            passed=True,
             type_scores=[0.9, 0.1],
+            named=[True, False],
             truth_px=[9, 0],
             found_px=[9 * found, 0],
             both_px=[9 * found, 0],

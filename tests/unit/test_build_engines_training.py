@@ -16,13 +16,28 @@ import pytest
 torch = pytest.importorskip("torch", reason="build_engines needs torch: pip install 'inspector[train]'")
 pytest.importorskip("onnx", reason="build_engines needs onnx: pip install 'inspector[train]'")
 
-from build_engines import datasets, feed, losses, mining, networks, pictures, runs, splits, train, variation  # noqa: E402
+from build_engines import (  # noqa: E402
+    datasets,
+    feed,
+    folds,
+    losses,
+    mining,
+    networks,
+    pictures,
+    runs,
+    splits,
+    thresholds,
+    train,
+    variation,
+)
 from build_engines.__main__ import main  # noqa: E402
 from build_engines.augment import Recipe, Varier, label  # noqa: E402
 from build_engines.ensemble import SOFT, Ensemble  # noqa: E402
 from build_engines.settings import Settings, stint  # noqa: E402
+from inspector import pack as packs  # noqa: E402
 from inspector.errors import ConfigError  # noqa: E402
 from tests.build_engines_toys import HEIGHT, WIDTH, write_toys  # noqa: E402
+from tests.packs import make_pack  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -334,10 +349,47 @@ def test_cross_validation_judges_every_frame_by_a_pack_that_never_saw_it(
     assert main(words) == 0
     found = (tmp_path / "cv.json").read_text()
     assert '"frames": 64' in found
+    parts = [splits.load(tmp_path / "cv" / f"fold_{fold}" / "split.json") for fold in (1, 2)]
+    assert all(sorted((one[name], other[name])) == ["test", "train"] for one, other in [parts] for name in one)
     (tmp_path / "cv" / "fold_1" / "teacher.pt").unlink()
     assert main(words) == 0  # what is done is not done again
     assert (tmp_path / "cv.json").read_text() == found
     assert not (tmp_path / "cv" / "fold_1" / "teacher.pt").exists()
+    capsys.readouterr()
+    export = ["export", "--run", str(tmp_path / "cv" / "fold_2"), "--data", str(toys), "--without-twins"]
+    export += ["--pack", str(tmp_path / "pack")]
+    assert main([*export, "--folds", str(tmp_path / "cv")]) == 0
+    assert json.loads(capsys.readouterr().out)["real frames, 2 folds"] == json.loads(found)
+    assert "Folds of a\ncross-validation" in (tmp_path / "pack" / "MODEL_CARD.md").read_text()
+    (tmp_path / "cv" / "fold_1").rename(tmp_path / "fold_1")
+    assert main([*export, "--folds", str(tmp_path / "cv")]) == 78
+    assert "holds no folds" in capsys.readouterr().err
+
+
+def test_thresholds_of_a_fold_are_the_choice_of_the_others(toys: Path) -> None:
+    def seen(gate: float, truth_px: int) -> thresholds.Seen:
+        own = thresholds.Seen(0, gate, np.array([gate], np.float32), np.array([truth_px]))
+        for threshold in thresholds.PIXEL_THRESHOLDS:
+            own.pieces[0, threshold] = np.array([(900, truth_px)])
+            own.reach[0, threshold] = [900] if truth_px else []
+        return own
+
+    pack = packs.load(make_pack(toys.parent / "pack", classes=1))
+    strict, lax = ([seen(gate, 900), seen(0.01, 0)] for gate in (0.4, 0.1))
+    made = folds.Folds([folds.Fold(pack, [])] * 2, [strict, lax], toys)
+    assert made.manifest(0).gate.threshold == pytest.approx(0.098)
+    assert made.manifest(1).gate.threshold == pytest.approx(0.392)
+    assert thresholds.chosen(pack.manifest, made.all_seen).gate.threshold == pytest.approx(0.098)
+
+
+def test_a_parent_of_other_classes_gives_what_knows_steel(toys: Path, tmp_path: Path) -> None:
+    words = ["train", "--height", "64", "--width", "64", "--threads", "1", "--network", "teacher", "--steps", "1"]
+    assert main([*words, "--data", str(toys), "--out", str(tmp_path / "one")]) == 0
+    begun = train.start("teacher", [1, 2, 3], tmp_path / "none", tmp_path / "one")
+    given, own = runs.weights("teacher", tmp_path / "one"), begun.state_dict()
+    for key, value in given.items():
+        assert torch.equal(own[key], value) == key.startswith(("encoder.", "decoder.")), key
+    assert own["pixels.weight"].shape[0] == own["head.cells.weight"].shape[0] == 3
 
 
 def test_a_gpu_that_is_not_there_is_told(toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
