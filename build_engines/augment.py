@@ -14,9 +14,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.datasets import BLACK, Masks, Picture, Sample, fit, masks, picture
-from build_engines.synthesize import CERTAIN, Donor, Shape, lattice, paint, paint_pseudo, transplant
+from build_engines.synthesize import (
+    CERTAIN,
+    Donor,
+    Shape,
+    beside_edge,
+    cut_margin,
+    edge_bound,
+    edges,
+    lattice,
+    paint,
+    paint_pseudo,
+    transplant,
+)
 
 ERASED_RIM_PX = 9
+
+FAVOURED = 0.75
+"""Share of the aimed crops of a frame with the favourite class that are laid over that class."""
+
+FILL_TRIES = 8
 
 OVERHUNG = 0.3
 """Share of the crops that may reach beyond a picture that is smaller than the tile."""
@@ -44,8 +61,10 @@ class Recipe:
     pseudo: float = 0.15
     lattice: float = 0.1
     """A clean frame becomes chequer plate."""
-    erased: float = 0.08
-    """All defects are blacked out, which leaves a hard clean frame."""
+    erased: float = 0.15
+    """All defects are removed, which leaves a hard clean frame: steel of the same frame instead, or black."""
+    margin: float = 0.3
+    """The strip ends in the picture, where a class lies along its edges."""
     turned: float = 0.0
     """Height and width change places, for sets whose pictures have no direction and are square."""
     toned: float = 0.85
@@ -70,27 +89,37 @@ class Varier:
     donors: dict[int, list[Donor]] = field(default_factory=dict)
     """By position of the class."""
     recipe: Recipe = field(default_factory=Recipe)
+    favourite: int | None = None
+    """Position of the class that crops are rather laid over."""
+    bound: dict[int, list[int]] = field(init=False, default_factory=dict)
+    """By position of a class that lies along the strip's edges: how far from them its defects lie, px."""
 
-    def example(self, sample: Sample, rng: np.random.Generator, enrich: bool = True) -> Example:
-        """A varied crop of a sample; `enrich` adds painted and transplanted defects to it."""
-        frame, truth = self._crop(picture(sample), masks(sample, self.classes), rng)
+    def __post_init__(self) -> None:
+        found = {position: edge_bound(own) for position, own in self.donors.items()}
+        self.bound = {position: distances for position, distances in found.items() if distances}
+
+    def example(self, sample: Sample, rng: np.random.Generator, enrich: bool = True, painted: float = 1.0) -> Example:
+        """A varied crop of a sample; `enrich` adds painted and transplanted defects to it, the painted ones `painted`
+        times as often as the recipe says."""
+        frame, truth, origin = self._crop(picture(sample), masks(sample, self.classes), rng)
         truth *= CERTAIN
         if sample.labelled and truth.any() and rng.random() < self.recipe.erased:
-            frame, truth = _blacked_out(frame, truth)
+            frame, truth = _erased(frame, truth, rng)
         if enrich:
-            self._enrich(frame, truth, rng)
+            self._enrich(frame, truth, rng, origin, painted)
         elif sample.truth == {} and rng.random() < self.recipe.lattice:
             lattice(frame, rng)
         frame, truth = self._mirrored(frame, truth, rng)
         return label(frame, truth, self.factor, sample.labelled)
 
     def plain(self, sample: Sample) -> Example:
-        """The sample as it is, from its top left corner: for validation and mining."""
+        """The sample as it is, as large as the tile: for validation."""
         truth = masks(sample, self.classes) * np.uint8(CERTAIN)
-        fitted = fit(picture(sample), self.height, self.width), fit(truth, self.height, self.width)
+        height, width = max(self.height, self.tile[0]), max(self.width, self.tile[1])
+        fitted = fit(picture(sample), height, width), fit(truth, height, width)
         return label(*fitted, self.factor, sample.labelled)
 
-    def _crop(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[Picture, Masks]:
+    def _crop(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[Picture, Masks, _Origin]:
         """A box of the picture, resized to the crop's size; zero beyond the picture, where there is no strip."""
         tall, wide = 1.0, 1.0
         if rng.random() < self.recipe.resized:
@@ -103,7 +132,8 @@ class Varier:
         top = _from(row - int(rng.integers(0, height)), frame.shape[0] - height, beyond[0], rng)
         left = _from(column - int(rng.integers(0, width)), frame.shape[1] - width, beyond[1], rng)
         box, size = _Box(top, left, height, width), (self.width, self.height)
-        return _resized(box.cut(frame), size), np.stack([_resized(box.cut(mask), size, True) for mask in truth])
+        origin = _Origin(top, left, self.height / height, self.width / width)
+        return _resized(box.cut(frame), size), np.stack([_resized(box.cut(mask), size, True) for mask in truth]), origin
 
     def _aim(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[int, int]:
         """A pixel that the crop shall hold: of a defect (each class alike), or of the strip, never of the margin."""
@@ -112,24 +142,43 @@ class Varier:
         present = [index for index in range(len(self.classes)) if truth[index].any()]
         target = frame > BLACK
         if present and rng.random() < self.recipe.aimed:
-            target = truth[int(rng.choice(present))] > 0
+            favoured = self.favourite in present and rng.random() < FAVOURED
+            target = truth[self.favourite if favoured else int(rng.choice(present))] > 0
         columns = np.flatnonzero(target.any(axis=0))
         if columns.size == 0:
             return int(rng.integers(0, frame.shape[0])), int(rng.integers(0, frame.shape[1]))
         column = int(rng.choice(columns))
         return int(rng.choice(np.flatnonzero(target[:, column]))), column
 
-    def _enrich(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> None:
-        if self.shapes and rng.random() < self.recipe.painted:
+    def _enrich(self, frame: Picture, truth: Masks, rng: np.random.Generator, origin: _Origin, painted: float) -> None:
+        if self.bound and edges(frame) == (None, None) and rng.random() < self.recipe.margin:
+            cut_margin(frame, truth, rng)
+        if self.shapes and rng.random() < painted * self.recipe.painted:
             for _ in range(int(rng.integers(1, 4))):
                 kind = int(rng.choice(list(self.shapes)))
-                paint(frame, truth, self.classes, self.shapes[kind][int(rng.integers(len(self.shapes[kind])))], rng)
+                self._paint(frame, truth, self.shapes[kind][int(rng.integers(len(self.shapes[kind])))], rng, origin)
         if self.donors and rng.random() < self.recipe.transplanted:
             for _ in range(int(rng.integers(1, 3))):
                 kind = int(rng.choice(list(self.donors)))
-                transplant(frame, truth, self.donors[kind][int(rng.integers(len(self.donors[kind])))], rng)
-        if rng.random() < self.recipe.pseudo:
+                donor = self.donors[kind][int(rng.integers(len(self.donors[kind])))]
+                transplant(frame, truth, donor, rng, self._from_edge(kind, rng))
+        if rng.random() < painted * self.recipe.pseudo:
             paint_pseudo(frame, truth, rng)
+
+    def _paint(self, frame: Picture, truth: Masks, shape: Shape, rng: np.random.Generator, origin: _Origin) -> None:
+        """At the shape's own place, where the crop holds that, else anywhere; of an edge's class at an edge only."""
+        position = list(self.classes).index(shape.defect_class)
+        distance = self._from_edge(position, rng)
+        if distance is None:
+            paint(frame, truth, position, shape, rng, origin.place(shape.top, shape.left))
+        else:
+            place = beside_edge(frame, (shape.height, shape.width), distance, rng)
+            paint(frame, truth, position, shape, rng, place, elsewhere=False)
+
+    def _from_edge(self, position: int, rng: np.random.Generator) -> int | None:
+        """How far from the strip's edge the next defect of a class lies, px; None: anywhere."""
+        known = self.bound.get(position)
+        return None if known is None else max(8, round(float(rng.choice(known)) * float(rng.uniform(0.7, 1.3))))
 
     def _mirrored(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[Picture, Masks]:
         axes = tuple(axis for axis in (-2, -1) if rng.random() < 0.5)
@@ -137,6 +186,20 @@ class Varier:
         if frame.shape[0] == frame.shape[1] and rng.random() < self.recipe.turned:
             frame, truth = frame.swapaxes(-1, -2), truth.swapaxes(-1, -2)
         return frame, truth
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a crop begins in its picture, and how much it was enlarged."""
+
+    top: int
+    left: int
+    tall: float
+    wide: float
+
+    def place(self, top: int, left: int) -> tuple[int, int]:
+        """Where a place of the picture is in the crop, px."""
+        return round((top - self.top) * self.tall), round((left - self.left) * self.wide)
 
 
 @dataclass(frozen=True)
@@ -174,9 +237,18 @@ def _resized(plane: NDArray[np.uint8], size: tuple[int, int], mask: bool = False
     return np.asarray(cv2.resize(plane, size, interpolation=how), dtype=np.uint8)
 
 
-def _blacked_out(frame: Picture, truth: Masks) -> tuple[Picture, Masks]:
-    anything: Picture = np.max(truth, axis=0)
-    frame[cv2.dilate(anything, np.ones((ERASED_RIM_PX, ERASED_RIM_PX), np.uint8)) > 0] = 0
+def _erased(frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[Picture, Masks]:
+    """The frame without its defects: steel from elsewhere in it instead, or black, which must teach nothing either."""
+    anything = cv2.dilate(np.max(truth, axis=0), np.ones((ERASED_RIM_PX, ERASED_RIM_PX), np.uint8))
+    hole = anything > 0
+    for _ in range(FILL_TRIES if rng.random() < 0.75 else 0):
+        axis = int(rng.integers(2))
+        shift = int(rng.integers(ERASED_RIM_PX, frame.shape[axis] - ERASED_RIM_PX))
+        moved, taken = np.roll(frame, shift, axis), np.roll(hole, shift, axis)
+        if not taken[hole].any() and np.mean(moved[hole] > BLACK) > 0.97:
+            share = cv2.GaussianBlur(hole.astype(np.float32), (0, 0), 2.5)
+            return (frame * (1 - share) + moved * share).astype(np.uint8), np.zeros_like(truth)
+    frame[hole] = 0
     return frame, np.zeros_like(truth)
 
 

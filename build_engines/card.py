@@ -237,7 +237,7 @@ def _rules(facts: Facts) -> str:
     types = facts.manifest.types
     rows = [
         f"| {part.class_number} | {types.thresholds[part.class_number]} | {types.floors[part.class_number]} | "
-        f"{part.threshold} | {part.minimum_area_px} |"
+        f"{part.threshold} | {part.seed} | {part.minimum_area_px} |"
         for part in facts.manifest.segmenters
     ]
     rule = (thresholds.__doc__ or "").split("\n\n", 1)[1].strip()
@@ -251,8 +251,8 @@ def _rules(facts: Facts) -> str:
             "",
             f"Gate: {facts.manifest.gate.threshold}.",
             "",
-            "| class | types threshold | types floor | pixel threshold | minimum area, px |",
-            "|---|---|---|---|---|",
+            "| class | types threshold | types floor | pixel threshold | seed | minimum area, px |",
+            "|---|---|---|---|---|---|",
             *rows,
         ]
     )

@@ -43,6 +43,10 @@ own defects are smaller."""
 SHARED_MEMORY = Path("/dev/shm")
 """Where torch's processes hand their batches over."""
 
+FADED_FROM, FADED_TO = 0.7, 0.4
+"""From this part of the training on there is less and less painted and synthetic steel, in the end so many times as
+much as at its beginning: the last word have real frames."""
+
 AHEAD = 3
 """Batches that each worker prepares before they are asked for."""
 
@@ -70,35 +74,52 @@ class Feed:
         own = self.settings
         factor = PIXEL_STRIDE * own.scale
         self.varier = replace(
-            self.varier, height=own.height, width=own.width, tile=own.tile, factor=factor, recipe=own.recipe
+            self.varier,
+            height=own.height,
+            width=own.width,
+            tile=own.tile,
+            factor=factor,
+            recipe=own.recipe,
+            favourite=list(self.classes).index(self.favourite) if self.favourite in self.classes else None,
         )
 
     def raw(self, step: int) -> Raw:
         """The batch of a step, before it is varied on the device."""
         rng = np.random.default_rng([self.settings.seed, step])
-        return losses.collate([self._example(rng) for _ in range(self.settings.batch)])
+        painted = float(np.interp(step / self.settings.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
+        return losses.collate([self._example(rng, painted) for _ in range(self.settings.batch)])
 
-    def _example(self, rng: np.random.Generator) -> Any:
+    def _example(self, rng: np.random.Generator, painted: float) -> Any:
         if self.settings.distill and self.unlabelled and rng.random() < self.settings.unlabelled_share:
-            return self.varier.example(self.unlabelled[int(rng.integers(len(self.unlabelled)))], rng)
+            return self.varier.example(self.unlabelled[int(rng.integers(len(self.unlabelled)))], rng, painted=painted)
         hard = self.hard.get(self.favourite, []) if self.favourite is not None else []
         if hard and rng.random() < HARD_SHARE:
             return self.varier.example(hard[int(rng.integers(len(hard)))], rng, enrich=False)
-        real = not self.extra or bool(rng.random() >= self.settings.extra_share)
+        real = not self.extra or bool(rng.random() >= painted * self.settings.extra_share)
         sample = self._draw(self.buckets[real], rng)
         enrich = real and bool(sample.classes or rng.random() < ENRICHED_CLEAN)
-        return self.varier.example(sample, rng, enrich)
+        return self.varier.example(sample, rng, enrich, painted)
 
     def _draw(self, buckets: dict[int, list[Sample]], rng: np.random.Generator) -> Sample:
         keys = sorted(buckets)
         weights = np.array([len(buckets[key]) ** 0.5 for key in keys])
-        share_of_favourite = FAVOURITE_SHARE / (1 - HARD_SHARE if self.hard.get(self.favourite or -1) else 1)
-        for number, share in ((self.favourite, share_of_favourite), (0, self.settings.clean)):
-            if number in buckets and len(keys) > 1:
-                weights[keys.index(number)] = 0
-                weights[keys.index(number)] = weights.sum() * share / (1 - share)
+        fixed = {
+            keys.index(number): share
+            for number, share in ((self.favourite, self._favourite_share()), (0, self.settings.clean))
+            if number in buckets
+        }
+        others = [index for index in range(len(keys)) if index not in fixed]
+        for index, share in fixed.items():
+            weights[index] = share
+        if others:
+            rest = max(0.0, 1.0 - sum(fixed.values()))
+            weights[others] *= rest / weights[others].sum()
         bucket = buckets[keys[int(rng.choice(len(keys), p=weights / weights.sum()))]]
         return bucket[int(rng.integers(len(bucket)))]
+
+    def _favourite_share(self) -> float:
+        """Of the frames that are drawn, so that it is FAVOURITE_SHARE of all, the hard ones among them."""
+        return FAVOURITE_SHARE / (1 - HARD_SHARE) if self.hard.get(self.favourite or -1) else FAVOURITE_SHARE
 
     def stream(self, first: int, last: int) -> Iterator[Raw]:
         """Batches of the steps first..last-1, the coming ones made while one is used."""
@@ -172,15 +193,15 @@ def prepare_feed(settings: Settings) -> Feed:
     """
     names = datasets.read_names(settings.names)
     samples = datasets.read(settings.data, names)
-    parts = _split(settings, samples)
+    extra = [sample for folder in settings.extra for sample in _of_classes(folder, samples)]
+    parts = _split(settings, samples, extra)
     real = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "train"]
     classes = datasets.class_numbers(samples)
     if not datasets.class_numbers(real):
         raise ConfigError(f"{settings.data}: the training part has no labelled defect. Add frames with masks")
     save_facts(_facts(settings, classes, names), settings.out)
-    extra = [sample for folder in settings.extra for sample in datasets.read(folder) if sample.labelled]
-    varier = Varier(classes, settings.height, settings.width, recipe=settings.recipe)
-    varier.donors = _by(synthesize.donors(real, classes), lambda donor: donor.position)
+    donors = _by(synthesize.donors(real, classes), lambda donor: donor.position)
+    varier = Varier(classes, settings.height, settings.width, recipe=settings.recipe, donors=donors)
     if settings.shapes is not None:
         varier.shapes = _by(synthesize.read_shapes(settings.shapes, classes), lambda shape: shape.defect_class)
     feed = Feed(settings, classes, real, extra, varier, visible_px=visible_px(real))
@@ -189,14 +210,23 @@ def prepare_feed(settings: Settings) -> Feed:
     return feed
 
 
-def _split(settings: Settings, samples: list[Sample]) -> dict[str, str]:
+def _of_classes(folder: Path, samples: Sequence[Sample]) -> list[Sample]:
+    """The labelled frames of one more folder; a class that the data lack would be taught as clean steel."""
+    found = [sample for sample in datasets.read(folder) if sample.labelled]
+    strange = set(datasets.class_numbers(found)) - set(datasets.class_numbers(samples))
+    if strange:
+        raise ConfigError(f"{folder}: class {min(strange)} is none of the data's. Remove its rows, or the folder")
+    return found
+
+
+def _split(settings: Settings, samples: list[Sample], extra: list[Sample]) -> dict[str, str]:
     """The run's split; made, after every picture was looked at, where it has none."""
     file = settings.out / "split.json"
     if not file.is_file():
-        datasets.check(samples)
+        datasets.check([*samples, *extra])
         shares = dict(settings.shares or PARTS.items())
         if settings.parent and settings.shares is None and not settings.folds:
-            parts = splits.load(settings.parent / "split.json")
+            parts = splits.extended(samples, splits.load(settings.parent / "split.json"))
         else:
             parts = (
                 splits.fold(samples, settings.folds, settings.fold, shares)

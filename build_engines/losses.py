@@ -16,6 +16,10 @@ from build_engines.networks import CELL_STRIDE, PIXEL_STRIDE, Classifier, Segmen
 DICE_FROM = 0.25
 """Share of a training before the Dice loss joins: cross-entropy first, or rare classes collapse to nothing."""
 
+DICE_EASE_PX = 8
+"""Pixels of the truth from which a class is there for Dice; added above and below, so that single ones do not
+decide."""
+
 CELL_SHARE = 0.2
 """A cell is wholly defect from this share of its pixels on; below it, in proportion."""
 
@@ -80,11 +84,12 @@ def one_class(batch: Batch, position: int) -> Batch:
 
 
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """1 - soft Dice of each class over the whole batch; a class that the batch lacks counts only by what it raises."""
+    """1 - soft Dice of each frame and class that is there; of what is not there cross-entropy alone tells."""
     chance = torch.sigmoid(logits)
-    overlap = 2 * (chance * target).sum(dim=(0, 2, 3)) + 1
-    total = (chance.square() + target.square()).sum(dim=(0, 2, 3)) + 1
-    return (1 - overlap / total).mean()
+    overlap = 2 * (chance * target).sum(dim=(2, 3)) + DICE_EASE_PX
+    total = (chance.square() + target.square()).sum(dim=(2, 3)) + DICE_EASE_PX
+    there = (target.sum(dim=(2, 3)) >= DICE_EASE_PX).to(logits.dtype)
+    return ((1 - overlap / total) * there).sum() / there.sum().clamp(min=1)
 
 
 def pixel_loss(logits: Tensor, target: Tensor, progress: float) -> Tensor:

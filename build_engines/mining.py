@@ -26,6 +26,9 @@ from inspector.preprocess import cut
 from inspector.records import Roi
 
 KEPT = 0.97
+SUREST_FLOOR = 0.1
+"""Networks are too sure of frames that they learnt from: of others they let this much through."""
+
 FILE = "hard_negatives.json"
 TILES = 16
 """Tiles judged at a time."""
@@ -42,29 +45,25 @@ class Scores:
 def hard_negatives(run: Path, samples: Sequence[Sample], facts: Facts, device: torch.device) -> dict[int, list[Sample]]:
     """Class -> frames without it that the run's gate and types let through; kept in the run folder."""
     file, known = run / FILE, {sample.name: sample for sample in samples}
-    if not file.is_file():
+    judges = [run / f"{name}.pt" for name in ("gate", "types")]
+    if not file.is_file() or any(one.stat().st_mtime_ns > file.stat().st_mtime_ns for one in judges):
         scores = judge(run, samples, facts, device)
-        found = {number: _passing(samples, scores, position) for position, number in enumerate(facts.classes)}
+        found = {number: _passing(samples, scores, position, number) for position, number in enumerate(facts.classes)}
         names = {str(number): [sample.name for sample in own] for number, own in found.items()}
         write_whole(file, json.dumps(names, indent=0).encode())
     content = json.loads(file.read_text(encoding="utf-8"))
     return {int(number): [known[name] for name in own if name in known] for number, own in content.items()}
 
 
-def _passing(samples: Sequence[Sample], scores: Sequence[Scores], position: int) -> list[Sample]:
+def _passing(samples: Sequence[Sample], scores: Sequence[Scores], position: int, number: int) -> list[Sample]:
     gate = np.array([own.gate for own in scores])
     types = np.array([own.types[position] for own in scores])
-    has = np.array([position in own for own in _positions(samples)], dtype=bool)
+    has = np.array([number in sample.classes for sample in samples], dtype=bool)
     if not has.any():
         return []
-    gate_floor, types_floor = np.quantile(gate[has], 1 - KEPT), np.quantile(types[has], 1 - KEPT)
-    passing = ~has & (gate >= gate_floor) & (types >= types_floor)
+    floors = [min(SUREST_FLOOR, float(np.quantile(own[has], 1 - KEPT))) for own in (gate, types)]
+    passing = ~has & (gate >= floors[0]) & (types >= floors[1])
     return [sample for sample, own in zip(samples, passing, strict=True) if own]
-
-
-def _positions(samples: Sequence[Sample]) -> list[set[int]]:
-    numbers = sorted({number for sample in samples for number in sample.classes})
-    return [{numbers.index(number) for number in sample.classes} for sample in samples]
 
 
 @torch.inference_mode()

@@ -137,6 +137,23 @@ def split(
     return parts
 
 
+def extended(samples: Sequence[Sample], known: Mapping[str, str], seed: int = 1) -> dict[str, str]:
+    """The parts of a split that may not know all of the samples: a new one goes where its look-alikes are, and groups
+    that are wholly new are divided as by `split`."""
+    if all(sample.name in known for sample in samples):
+        return {sample.name: known[sample.name] for sample in samples}
+    grouped = groups(samples)
+    part_of = {
+        group: known[sample.name] for sample, group in zip(samples, grouped, strict=True) if sample.name in known
+    }
+    new = [(sample, group) for sample, group in zip(samples, grouped, strict=True) if group not in part_of]
+    divided = split([sample for sample, _ in new], [group for _, group in new], seed=seed)
+    return {
+        sample.name: known.get(sample.name) or part_of.get(group) or divided[sample.name]
+        for sample, group in zip(samples, grouped, strict=True)
+    }
+
+
 def fold(
     samples: Sequence[Sample], folds: int, own: int, shares: Mapping[str, float] = PARTS, seed: int = 1
 ) -> dict[str, str]:
@@ -157,7 +174,8 @@ def fold(
     train, validation = shares.get("train", 0.0), shares.get("validation", 0.0)
     inner_shares = {"train": train / (train + validation), "validation": validation / (train + validation)}
     inner = split([sample for sample, _ in rest], [group for _, group in rest], inner_shares, seed)
-    return {sample.name: inner.get(sample.name, "test") for sample in samples}
+    unknown = [sample.name for sample in samples if not sample.labelled]  # nobody is graded on them
+    return {sample.name: inner.get(sample.name, "test") for sample in samples} | dict.fromkeys(unknown, "train")
 
 
 def _keys(sample: Sample) -> tuple[int, ...]:

@@ -30,8 +30,14 @@ CERTAIN = 255
 """Truth of a pixel that is defect; frames that a teacher labelled have any value."""
 
 SMALLEST_PX = 8
+THINNEST_PX = 3
+"""Of a donor; its longer side has SMALLEST_PX at least."""
+
 RIM_PX = 8
 """Surroundings that a transplanted defect brings along."""
+
+NEAR_EDGE_PX, NEAR_EDGE_SHARE = 160, 0.8
+"""A class most of whose defects lie so near an edge of the strip belongs there."""
 
 MOST_DONORS = 300
 TRIES = 8
@@ -84,21 +90,37 @@ def _boxes(mask: Picture) -> Iterator[tuple[int, int, int, int]]:
     """Top, left, height, width of each component."""
     count, _, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     for left, top, width, height, _ in stats[1:count].tolist():
-        if min(width, height) >= SMALLEST_PX:
+        if max(width, height) >= SMALLEST_PX and min(width, height) >= THINNEST_PX:
             yield top, left, height, width
 
 
-def paint(pixels: Picture, truth: Masks, classes: Sequence[int], shape: Shape, rng: np.random.Generator) -> bool:
-    """Paint a defect of a shape's class and size into a frame, in place; False where there is no steel for it."""
+Place = tuple[int, int]
+"""Top and left, px; it may lie beyond the frame."""
+
+
+def paint(
+    pixels: Picture,
+    truth: Masks,
+    position: int,
+    shape: Shape,
+    rng: np.random.Generator,
+    place: Place | None = None,
+    elsewhere: bool = True,
+) -> bool:
+    """Paint a defect of a shape's class and size into a frame, in place; False where there is no steel for it.
+
+    Args:
+        place: where it shall lie.
+        elsewhere: where it cannot lie there, any other place will do.
+    """
     kind = str(rng.choice(KINDS[shape.defect_class]))
-    return _lay(pixels, truth, list(classes).index(shape.defect_class), kind, shape, rng)
+    return _lay(pixels, truth, position, kind, (shape.height, shape.width), rng, place, elsewhere)
 
 
 def paint_pseudo(pixels: Picture, truth: Masks, rng: np.random.Generator) -> bool:
     """Paint something that is no defect (paint, stamp, stain, scale, drip) into a frame, in place."""
     height, width = int(rng.integers(50, 240)), int(rng.integers(24, 110))
-    shape = Shape(0, int(rng.integers(0, HEIGHT)), int(rng.integers(0, WIDTH)), height, width)
-    return _lay(pixels, truth, None, str(rng.choice(PSEUDO_KINDS)), shape, rng)
+    return _lay(pixels, truth, None, str(rng.choice(PSEUDO_KINDS)), (height, width), rng)
 
 
 def lattice(pixels: Picture, rng: np.random.Generator) -> None:
@@ -122,34 +144,74 @@ def lattice(pixels: Picture, rng: np.random.Generator) -> None:
 
 
 def _lay(
-    pixels: Picture, truth: Masks, position: int | None, kind: str, shape: Shape, rng: np.random.Generator
+    pixels: Picture,
+    truth: Masks,
+    position: int | None,
+    kind: str,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    place: Place | None = None,
+    elsewhere: bool = True,
 ) -> bool:
-    height, width = min(shape.height, pixels.shape[0]), min(shape.width, pixels.shape[1])
-    place = _find_steel(pixels, truth, shape, height, width, rng)
-    if place is None:
+    height, width = min(size[0], pixels.shape[0]), min(size[1], pixels.shape[1])
+    found = _find_steel(pixels, truth, (height, width), rng, place, elsewhere)
+    if found is None:
         return False
     blemish = patch(kind, int(rng.integers(2**31)), height, width, float(rng.uniform(0.35, 1.0)))
-    _blend(pixels, blemish, place)
+    _blend(pixels, blemish, found)
     if position is not None:
-        top, left = place
+        top, left = found
         truth[position, top : top + height, left : left + width] |= blemish.mask.astype(np.uint8) * np.uint8(CERTAIN)
     return True
 
 
 def _find_steel(
-    pixels: Picture, truth: Masks, shape: Shape, height: int, width: int, rng: np.random.Generator
-) -> tuple[int, int] | None:
-    """A box on the strip that touches no defect: first at the shape's own place, then anywhere."""
-    for attempt in range(TRIES):
-        top = min(shape.top, pixels.shape[0] - height)
-        left = min(shape.left, pixels.shape[1] - width)
-        if attempt:
-            top = int(rng.integers(0, pixels.shape[0] - height + 1))
-            left = int(rng.integers(0, pixels.shape[1] - width + 1))
-        box = np.s_[top : top + height, left : left + width]
+    pixels: Picture,
+    truth: Masks,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    wish: Place | None = None,
+    elsewhere: bool = True,
+) -> Place | None:
+    """A box on the strip that touches no defect: at the wished place, else anywhere alike."""
+    room = pixels.shape[0] - size[0] + 1, pixels.shape[1] - size[1] + 1
+    tries = [wish] if wish is not None and 0 <= wish[0] < room[0] and 0 <= wish[1] < room[1] else []
+    if elsewhere:
+        tries += [(int(rng.integers(0, room[0])), int(rng.integers(0, room[1]))) for _ in range(TRIES)]
+    for top, left in tries:
+        box = np.s_[top : top + size[0], left : left + size[1]]
         if np.mean(pixels[box] > BLACK) > 0.97 and not truth[(slice(None), *box)].any():
             return top, left
     return None
+
+
+def edges(pixels: Picture) -> tuple[int | None, int | None]:
+    """Columns of the strip's first and last pixel, each None where it lies at the picture's rim or beyond."""
+    strip = np.flatnonzero(np.mean(pixels > BLACK, axis=0) > 0.5)
+    if not strip.size:
+        return None, None
+    first, last = int(strip[0]), int(strip[-1])
+    return first if first >= RIM_PX else None, last if last < pixels.shape[1] - RIM_PX else None
+
+
+def beside_edge(pixels: Picture, size: tuple[int, int], distance: int, rng: np.random.Generator) -> Place | None:
+    """A place for a box whose middle is `distance` px from an edge of the strip; None where no edge shows."""
+    first, last = edges(pixels)
+    columns = [first + distance] * (first is not None) + [last - distance] * (last is not None)  # type: ignore[operator]
+    if not columns:
+        return None
+    column = columns[int(rng.integers(len(columns)))]
+    return int(rng.integers(0, max(1, pixels.shape[0] - size[0] + 1))), column - size[1] // 2
+
+
+def cut_margin(pixels: Picture, truth: Masks, rng: np.random.Generator) -> None:
+    """End the strip somewhere inside a frame, in place: what lies beyond is black, but for the sensor's noise."""
+    width = pixels.shape[1]
+    margin = int(rng.integers(width // 16, width // 2))
+    beyond = slice(0, margin) if rng.random() < 0.5 else slice(width - margin, width)
+    noise = rng.normal(0, 1.5, pixels[:, beyond].shape)
+    pixels[:, beyond] = np.clip(noise, 0, BLACK // 2).astype(np.uint8)
+    truth[..., beyond] = 0
 
 
 def _blend(pixels: Picture, blemish: Patch, place: tuple[int, int]) -> None:
@@ -167,6 +229,8 @@ class Donor:
     position: int
     pixels: Picture
     mask: Picture
+    from_edge: int | None = None
+    """From its middle to the nearest edge of the strip, px; None: no edge was in its picture."""
 
 
 def donors(samples: Sequence[Sample], classes: Sequence[int], seed: int = 1) -> list[Donor]:
@@ -189,15 +253,28 @@ def donors(samples: Sequence[Sample], classes: Sequence[int], seed: int = 1) -> 
 def _donors_of(grey: Picture, mask: Picture, position: int) -> Iterator[Donor]:
     for top, left, height, width in _boxes(mask):
         box = np.s_[max(0, top - RIM_PX) : top + height + RIM_PX, max(0, left - RIM_PX) : left + width + RIM_PX]
-        yield Donor(position, grey[box].copy(), mask[box].copy())
+        middle = left + width // 2
+        away = [abs(middle - column) for column in edges(grey) if column is not None]
+        yield Donor(position, grey[box].copy(), mask[box].copy(), min(away, default=None))
 
 
-def transplant(pixels: Picture, truth: Masks, donor: Donor, rng: np.random.Generator) -> bool:
-    """Put a real defect onto another frame, mirrored and resized at random and at the tone of its new place."""
+def edge_bound(found: Sequence[Donor]) -> list[int]:
+    """Distances from the strip's edge, px, of the defects of one class, if most of them lie near it; else none."""
+    near = [donor.from_edge for donor in found if donor.from_edge is not None and donor.from_edge <= NEAR_EDGE_PX]
+    return near if found and len(near) >= NEAR_EDGE_SHARE * len(found) else []
+
+
+def transplant(
+    pixels: Picture, truth: Masks, donor: Donor, rng: np.random.Generator, from_edge: int | None = None
+) -> bool:
+    """Put a real defect onto another frame, mirrored and resized at random and at the tone of its new place.
+
+    `from_edge`: only so far from an edge of the strip, px.
+    """
     grey, mask = _varied(donor, pixels.shape, rng)
     height, width = mask.shape
-    shape = Shape(0, int(rng.integers(0, HEIGHT)), int(rng.integers(0, WIDTH)), height, width)
-    place = _find_steel(pixels, truth, shape, height, width, rng)
+    wish = None if from_edge is None else beside_edge(pixels, mask.shape, from_edge, rng)
+    place = _find_steel(pixels, truth, (height, width), rng, wish, from_edge is None)
     outside = mask == 0
     if place is None or not outside.any():
         return False

@@ -4,10 +4,11 @@ Gate: recall first. The highest threshold, at most 0.5, that keeps in every vali
 in which the rest of the cascade finds something true; to let others through costs time and reports nothing. Where no
 validation frame is clean, nothing is won by holding one back: the lowest threshold.
 Types: the threshold with the best F1; the floor keeps 98.5 % of the frames that have the class, within limits.
-Segmenters: the pixel threshold and minimum area with the best sum of the mean Dice of frames that have the class,
-half the share of its defects that are found and half the share of frames without it that stay empty, among those that
-gate and types let through; no minimum area may delete more than 3 % of the defects that are found without one.
-Each validation set (real frames, synthetic strip) weighs the same, however many frames it has.
+Segmenters: the pixel threshold, seed and minimum area with the best sum of the mean Dice of frames that have the class,
+half the share of its defects that are found, and half of 1 - false events a frame, among the frames that gate and types
+let through; seed and minimum area together may delete at most 3 % of the defects that are found without them, and no
+minimum area is below a quarter of what 95 % of the defects of the class exceed. Of equals the largest.
+Real frames weigh as much as four sets of synthetic strip, whatever the number of frames.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from build_engines.events import Blob, detects, truth_blobs
 from build_engines.judging import batch_of, type_scores
 from inspector.cascade import drawn, regions
 from inspector.config import GradingConfig
+from inspector.errors import ConfigError
 from inspector.pack import Manifest, Pack
 from inspector.records import Region
 from inspector.runtimes import Stream
@@ -37,17 +39,30 @@ TYPES_RANGE = (0.15, 0.7)
 FLOOR_RANGE = (0.02, 0.3)
 PIXEL_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7)
 AREAS_PX = (4, 8, 16, 32, 64, 100, 150, 200, 300, 450, 600)
+SEEDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9)
 AREA_OF_THE_UNKNOWN_PX = 100
 """Of a class that no validation frame shows."""
 
 MERGE_PX = GradingConfig().merge_px
 
 LOST_TO_AREA = 0.03
-"""A minimum area may delete at most this share of the defects that are found without it: what it deletes escapes."""
+"""Seed and minimum area may delete at most this share of the defects that are found without them: what they delete
+escapes."""
+
+SMALLEST_SHARE, SMALLEST_QUANTILE = 0.25, 0.05
+"""A found event that covers a quarter of a defect detects it (see events): what is smaller than a quarter of nearly all
+defects of a class is none of them."""
+
+MORE_WEIGHT = 0.25
+"""Of a set of synthetic strip beside the real frames, which come first."""
 
 
 Pieces = NDArray[np.int64]
-"""[components, 2]: area, and how much of it is true, px."""
+"""[components, 4]: area, how much of it is true, px; its highest probability, 0..255; 1 where it detects a defect of
+any class (see events)."""
+
+Rule = tuple[float, float, int]
+"""Pixel threshold, seed, minimum area."""
 
 
 @dataclass
@@ -62,10 +77,12 @@ class Seen:
     """Area of each class."""
     pieces: dict[tuple[int, float], Pieces] = field(default_factory=dict)
     """By position of the class and pixel threshold."""
-    reach: dict[tuple[int, float], list[int]] = field(default_factory=dict)
-    """Likewise, for each defect of the class: area of the largest region that detects it (see events), or 0."""
+    reach: dict[tuple[int, float], list[Pieces]] = field(default_factory=dict)
+    """Likewise, for each defect of the class: the pieces that detect it."""
+    defects: dict[int, list[int]] = field(default_factory=dict)
+    """By position of the class: area of each of its defects, px."""
     weight: float = 1.0
-    """1 / frames of its set (see `weighed`)."""
+    """Of its set over the frames of that (see `weighed`)."""
 
 
 def choose(pack: Pack, sets: Sequence[Sequence[Sample]]) -> Manifest:
@@ -74,7 +91,16 @@ def choose(pack: Pack, sets: Sequence[Sequence[Sample]]) -> Manifest:
 
 
 def look(pack: Pack, sets: Sequence[Sequence[Sample]]) -> list[Seen]:
-    """What the pack's networks say of the labelled samples of the validation sets, whatever its thresholds are."""
+    """What the pack's networks say of the labelled samples of the validation sets, whatever its thresholds are.
+
+    Raises:
+        ConfigError: a sample has a class that the pack does not know, and would count as clean.
+    """
+    for sample in (sample for samples in sets for sample in samples):
+        strange = set(sample.classes) - set(pack.class_names)
+        if strange:
+            place = sample.places.get(min(strange), sample.name)
+            raise ConfigError(f"{place}: class {min(strange)} is none of the pack's. Name another --validation folder")
     with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
         stream = runtime.stream()
         return [
@@ -98,7 +124,7 @@ def taken_over(manifest: Manifest, chosen: Manifest) -> Manifest:
     """The manifest with the thresholds of another one that has the same classes."""
     types, parts = chosen.types, {part.class_number: part for part in chosen.segmenters}
     segmenters = [
-        msgspec.structs.replace(part, threshold=own.threshold, minimum_area_px=own.minimum_area_px)
+        msgspec.structs.replace(part, threshold=own.threshold, seed=own.seed, minimum_area_px=own.minimum_area_px)
         for part in manifest.segmenters
         for own in (parts[part.class_number],)
     ]
@@ -121,15 +147,14 @@ def _with_rest(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
 def weighed(seen: Sequence[Seen]) -> list[Seen]:
     """The same, each with its weight."""
     frames = Counter(one.source for one in seen)
-    return [replace(one, weight=1.0 / frames[one.source]) for one in seen]
+    return [replace(one, weight=(MORE_WEIGHT if one.source else 1.0) / frames[one.source]) for one in seen]
 
 
 def finds_truth(manifest: Manifest, one: Seen) -> bool:
     """Whether types and segmenters report a true piece of a defect in a frame."""
     for position, part in enumerate(manifest.segmenters):
-        pieces = one.pieces.get((position, part.threshold), np.zeros((0, 2), dtype=np.int64))
-        asked = one.types[position] >= manifest.types.floors[part.class_number]
-        if asked and bool(((pieces[:, 0] >= part.minimum_area_px) & (pieces[:, 1] > 0)).any()):
+        pieces = _kept(one.pieces.get((position, part.threshold), NOTHING), part.seed, part.minimum_area_px)
+        if one.types[position] >= manifest.types.floors[part.class_number] and pieces[:, 1].any():
             return True
     return False
 
@@ -143,25 +168,42 @@ def _look(manifest: Manifest, stream: Stream, sample: Sample, source: int) -> Se
     stream.load([tile.pixels for tile in batch.tiles])
     scores = type_scores(stream, batch, manifest)
     seen = Seen(source, float(stream.gate().max()), scores, truth.sum(axis=(1, 2)))
+    defects = truth_blobs(truth, numbers, MERGE_PX)
     for position, number in enumerate(numbers):
         patches = stream.segment(number, range(len(batch.tiles)))
         probability = drawn(batch.tiles, patches, batch.frames[0].pixels.shape)
-        defects = truth_blobs(truth[position : position + 1], [number], MERGE_PX)
+        own = [index for index, defect in enumerate(defects) if defect.class_number == number]
+        seen.defects[position] = [defects[index].area_px for index in own]
         for threshold in PIXEL_THRESHOLDS:
             found = regions(probability, batch.rois[0], number, threshold, MERGE_PX)
-            seen.pieces[position, threshold] = _pieces(found, truth[position])
-            seen.reach[position, threshold] = [_reach(found, defect) for defect in defects]
+            hits = _hits(found, defects)
+            pieces = _pieces(found, truth[position], hits)
+            seen.pieces[position, threshold] = pieces
+            seen.reach[position, threshold] = [pieces[hits[:, index]] for index in own]
     return seen
 
 
-def _pieces(found: Sequence[Region], truth: NDArray[np.bool_]) -> Pieces:
-    rows = [(region.area_px, int(_under(truth, region)[region.mask].sum())) for region in found]
-    return np.array(rows, dtype=np.int64).reshape(-1, 2)
+NOTHING: Pieces = np.zeros((0, 4), dtype=np.int64)
 
 
-def _reach(found: Sequence[Region], defect: Blob) -> int:
-    hits = [one for one in found if detects(Blob(one.class_number, one.x, one.y, one.mask), defect)]
-    return max((one.area_px for one in hits), default=0)
+def _hits(found: Sequence[Region], defects: Sequence[Blob]) -> NDArray[np.bool_]:
+    """Which region detects which defect, bool [regions, defects]."""
+    blobs = [Blob(one.class_number, one.x, one.y, one.mask) for one in found]
+    rows = [[detects(blob, defect) for defect in defects] for blob in blobs]
+    return np.array(rows, dtype=bool).reshape(len(found), len(defects))
+
+
+def _pieces(found: Sequence[Region], truth: NDArray[np.bool_], hits: NDArray[np.bool_]) -> Pieces:
+    rows = [
+        (region.area_px, int(_under(truth, region)[region.mask].sum()), region.peak, hit)
+        for region, hit in zip(found, hits.any(axis=1), strict=True)
+    ]
+    return np.array(rows, dtype=np.int64).reshape(-1, 4)
+
+
+def _kept(pieces: Pieces, seed: float, area: int) -> Pieces:
+    """Those that are reported."""
+    return pieces[(pieces[:, 0] >= area) & (pieces[:, 2] >= seed * 255)]
 
 
 def _under(truth: NDArray[np.bool_], region: Region) -> NDArray[np.bool_]:
@@ -221,45 +263,53 @@ def _with_segmenters(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
         part = next(part for part in manifest.segmenters if part.class_number == entry.number)
         floor = manifest.types.floors[entry.number]
         asked = [one for one in seen if one.gate >= manifest.gate.threshold and one.types[position] >= floor]
-        threshold, area = _best_area(asked, position)
-        parts.append(msgspec.structs.replace(part, threshold=threshold, minimum_area_px=area))
+        smallest = _smallest([area for one in seen for area in one.defects.get(position, [])])
+        threshold, seed, area = _best_rule(asked, position, smallest)
+        parts.append(msgspec.structs.replace(part, threshold=threshold, seed=seed, minimum_area_px=area))
     return msgspec.structs.replace(manifest, segmenters=parts)
 
 
-def _best_area(asked: Sequence[Seen], position: int) -> tuple[float, int]:
-    """The pair that serves best; of equals the first, which finds the most."""
+def _smallest(areas: Sequence[int]) -> float:
+    return SMALLEST_SHARE * float(np.quantile(areas, SMALLEST_QUANTILE)) if areas else 0.0
+
+
+def _best_rule(asked: Sequence[Seen], position: int, smallest: float) -> Rule:
+    """The rule that serves best; of equals the strictest."""
     if not any(one.truth_px[position] for one in asked):
-        return 0.5, AREA_OF_THE_UNKNOWN_PX
-    pairs = [
-        (threshold, area)
+        return 0.5, 0.0, AREA_OF_THE_UNKNOWN_PX
+    areas = [area for area in AREAS_PX if area >= smallest] or [AREAS_PX[-1]]
+    rules = [
+        (threshold, seed, area)
         for threshold in PIXEL_THRESHOLDS
         for reach in [_reaches(asked, position, threshold)]
-        for area in AREAS_PX
-        if area == AREAS_PX[0] or lost_to_area(reach, area) <= LOST_TO_AREA
+        for seed in SEEDS
+        if not seed or seed > threshold
+        for area in areas
+        if (area == areas[0] and not seed) or lost(reach, seed, area, areas[0]) <= LOST_TO_AREA
     ]
-    return max(pairs, key=lambda pair: _worth(asked, position, *pair))
+    return max(rules, key=lambda rule: (round(_worth(asked, position, *rule), 9), rule))
 
 
-def _reaches(asked: Sequence[Seen], position: int, threshold: float) -> list[int]:
+def _reaches(asked: Sequence[Seen], position: int, threshold: float) -> list[Pieces]:
     return [reach for one in asked for reach in one.reach.get((position, threshold), [])]
 
 
-def lost_to_area(reach: Sequence[int], area: int) -> float:
-    """Share of the defects that are found without a minimum area and not with this one."""
-    found = [own for own in reach if own]
-    return sum(own < area for own in found) / len(found) if found else 0.0
+def lost(reach: Sequence[Pieces], seed: float, area: int, least: int = 0) -> float:
+    """Share of the defects that are found from the area `least` on, and not with this seed and minimum area."""
+    found = [own for own in reach if len(_kept(own, 0.0, least))]
+    return sum(not len(_kept(own, seed, area)) for own in found) / len(found) if found else 0.0
 
 
-def _worth(asked: Sequence[Seen], position: int, threshold: float, area: int) -> float:
-    sums = {True: [0.0, 1e-12], False: [0.0, 1e-12]}
+def _worth(asked: Sequence[Seen], position: int, threshold: float, seed: float, area: int) -> float:
+    dice, false, weights = 0.0, 0.0, [1e-12, 1e-12]
     for one in asked:
-        pieces = one.pieces.get((position, threshold), np.zeros((0, 2), dtype=np.int64))
-        kept = pieces[pieces[:, 0] >= area]
+        kept = _kept(one.pieces.get((position, threshold), NOTHING), seed, area)
         true_px = int(one.truth_px[position])
-        total = int(kept[:, 0].sum()) + true_px
-        value = 2.0 * int(kept[:, 1].sum()) / total if total else 1.0
-        sums[true_px > 0][0] += one.weight * value
-        sums[true_px > 0][1] += one.weight
+        false += one.weight * int((kept[:, 3] == 0).sum())
+        weights[0] += one.weight
+        if true_px:
+            dice += one.weight * 2.0 * int(kept[:, 1].sum()) / (int(kept[:, 0].sum()) + true_px)
+            weights[1] += one.weight
     reach = _reaches(asked, position, threshold)
-    recall = sum(own >= area for own in reach) / max(1, len(reach))
-    return sums[True][0] / sums[True][1] + 0.5 * recall + 0.5 * sums[False][0] / sums[False][1]
+    recall = sum(len(_kept(own, seed, area)) > 0 for own in reach) / max(1, len(reach))
+    return dice / weights[1] + 0.5 * recall + 0.5 * (1 - false / weights[0])

@@ -172,7 +172,9 @@ def _with_negatives(name: str, feed: Feed) -> Feed:
         return feed
     out, device = feed.settings.out, torch.device(feed.settings.device)
     hard = feed.hard
-    if not hard and all((out / f"{other}.pt").is_file() for other in ("gate", "types")):
+    if not all((out / f"{other}.pt").is_file() for other in ("gate", "types")):
+        LOG.warning("%s learns without what gate and types let through wrongly: train those two first", name)
+    elif not hard:
         hard = mining.hard_negatives(out, [*feed.real, *feed.extra], facts_of(out), device)
     return replace(feed, favourite=int(name.removeprefix("segment_")), hard=hard)
 
@@ -256,7 +258,8 @@ class Training:
     @torch.no_grad()
     def validation_loss(self) -> float:
         """Of the averaged network on frames of the validation part as they are; nan where there are none."""
-        chosen = self._feed.validation[:CHECKED_FRAMES]
+        known = self._feed.validation
+        chosen = known[:: max(1, len(known) // CHECKED_FRAMES)][:CHECKED_FRAMES]
         if not chosen:
             return float("nan")
         network = blank(self._name, len(self._feed.classes)).to(self._device)

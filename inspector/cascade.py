@@ -7,6 +7,7 @@ lose recall at every stage).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import cv2
@@ -78,6 +79,8 @@ class Cascade:
                 picture = _assemble([tiles[k] for k in own], [patches[k] for k in own], verdict.frame.pixels.shape)
                 type_score = float(max(scores[rows[k], column] for k in own))
                 verdict.regions += self._regions(picture, verdict, entry.number, type_score)
+        for frame in {tile.frame for tile in batch.tiles}:
+            verdicts[frame].regions = apart(verdicts[frame].regions, verdicts[frame].frame.pixels.shape)
 
     def _named(self, scores: NDArray[np.float32]) -> dict[int, list[int]]:
         """Class number -> the rows of `scores` that name it, of the classes that any row names."""
@@ -94,13 +97,30 @@ class Cascade:
         height = verdict.frame.pixels.shape[0]
         kept = []
         for region in found:
-            region.needed_px = needed
+            region.needed_px, region.needed_peak = needed, math.ceil(segmenter.seed * 255)
             # The geometric mean of what gate, types and segmenter say, each 0..1.
             region.score = (trust**2 * region.score) ** (1 / 3)
             reaches_seam = region.y <= self._merge_px or region.y + region.height >= height - self._merge_px
-            if region.area_px >= needed or reaches_seam:
+            if region.reported or reaches_seam:
                 kept.append(region)
         return kept
+
+
+def apart(found: list[Region], shape: tuple[int, ...]) -> list[Region]:
+    """One place, one defect: without the regions most of which lies in surer ones of other classes.
+
+    Classes of the reference task never overlap; segmenters that know nothing of each other may find the same damage.
+    """
+    if len({region.class_number for region in found}) < 2:
+        return found
+    taken, kept = np.zeros(shape, dtype=np.bool_), set[int]()
+    for region in sorted(found, key=lambda one: (not one.reported, -one.score)):
+        box = taken[region.y : region.y + region.height, region.x : region.x + region.width]
+        if 2 * int(np.count_nonzero(box & region.mask)) <= region.area_px:
+            kept.add(id(region))
+            if region.reported:  # the others may come to nothing
+                box |= region.mask
+    return [region for region in found if id(region) in kept]
 
 
 def veto_factor(manifest: Manifest, number: int, type_score: float) -> float:
@@ -171,4 +191,5 @@ def _region(own: NDArray[np.bool_], picture: NDArray[np.uint8], x: int, y: int, 
     box = own[top : top + height, left : left + width].copy()
     x, y = x + left, y + top
     values = picture[y : y + height, x : x + width][box]
-    return Region(class_number, x, y, box, int(values.size), float(values.mean(dtype=np.float64)) / 255.0)
+    mean, peak = float(values.mean(dtype=np.float64)) / 255.0, int(values.max())
+    return Region(class_number, x, y, box, int(values.size), mean, peak=peak)

@@ -91,7 +91,7 @@ _MEND = {
 def count(census: Census, verdict: Verdict, gate_threshold: float) -> None:
     """Take a frame into a census; it must show strip, and its pixels must be there yet."""
     shows = brightness(verdict.frame.pixels, verdict.roi)
-    found = any(region.area_px >= region.needed_px for region in verdict.regions)
+    found = any(region.reported for region in verdict.regions)
     alarmed = found if verdict.depth is Depth.FULL else None
     census.add(verdict.gate_score, shows, verdict.gate_score >= gate_threshold, alarmed)
 

@@ -89,7 +89,10 @@ class OpenDefect:
 
     @property
     def large_enough(self) -> bool:
-        return self.goes_on or self.area_px >= max(part.needed_px for part in self.parts)
+        if self.goes_on:
+            return True
+        sure = any(part.peak >= part.needed_peak for part in self.parts)
+        return sure and self.area_px >= max(part.needed_px for part in self.parts)
 
     @property
     def score(self) -> float:

@@ -94,6 +94,9 @@ class Segmenter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """A pixel is defect when its probability is at least this, 0..1."""
     minimum_area_px: Annotated[int, msgspec.Meta(ge=0)]
     """Smaller components are not reported."""
+    seed: Fraction = 0.0
+    """Nor are those with no pixel of at least this probability: hysteresis, as a low `threshold` shows the whole
+    defect, and what is nowhere sure is none."""
     precision: Precision = "float32"
     """Of `file`, which the CPU runs."""
     gpu: Twin | None = None

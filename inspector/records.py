@@ -136,7 +136,8 @@ class Region:
     """One connected component of one class in one frame.
 
     `mask` is bool [height, width] of the box; box coordinates are frame pixels, `score` is 0..1. A region with less
-    than `needed_px` is only kept while it may go on in a neighbouring frame. A `coarse` one was not segmented: the
+    than `needed_px`, or whose surest pixel (`peak`, 0..255) is below `needed_peak`, is only kept while it may go on in
+    a neighbouring frame. A `coarse` one was not segmented: the
     defect lies somewhere in it, and its mask is all of it.
     """
 
@@ -148,6 +149,13 @@ class Region:
     score: float
     needed_px: int = 0
     coarse: bool = False
+    peak: int = 255
+    needed_peak: int = 0
+
+    @property
+    def reported(self) -> bool:
+        """Whether it is enough by itself, whatever the neighbouring frames show."""
+        return self.area_px >= self.needed_px and self.peak >= self.needed_peak
 
     @property
     def width(self) -> int:

@@ -39,7 +39,7 @@ class Difference(StrEnum):
 
 def alarms(verdict: Verdict) -> set[int]:
     """The classes of the defects in a frame. What counts only together with a neighbouring frame is none yet."""
-    return {region.class_number for region in verdict.regions if region.area_px >= region.needed_px}
+    return {region.class_number for region in verdict.regions if region.reported}
 
 
 @dataclass(slots=True)

@@ -104,7 +104,7 @@ def test_a_painted_defect_changes_the_steel_and_its_truth(number: int) -> None:
     rng = np.random.default_rng(number)
     frame = rng.integers(80, 120, (256, 640)).astype(np.uint8)
     before, truth = frame.copy(), np.zeros((4, 256, 640), np.uint8)
-    assert synthesize.paint(frame, truth, [1, 2, 3, 4], synthesize.Shape(number, 40, 300, 120, 40), rng)
+    assert synthesize.paint(frame, truth, number - 1, synthesize.Shape(number, 0, 0, 120, 40), rng, (40, 300))
     assert truth[number - 1].any()
     assert truth.sum() == truth[number - 1].sum()
     assert (frame != before)[40:160, 300:340].any()
@@ -113,8 +113,48 @@ def test_a_painted_defect_changes_the_steel_and_its_truth(number: int) -> None:
 def test_nothing_is_painted_beyond_the_strip() -> None:
     frame, truth = np.zeros((64, 64), np.uint8), np.zeros((1, 64, 64), np.uint8)
     shape = synthesize.Shape(1, 4, 4, 20, 20)
-    assert not synthesize.paint(frame, truth, [1], shape, np.random.default_rng(0))
+    assert not synthesize.paint(frame, truth, 0, shape, np.random.default_rng(0), (4, 4))
     assert not frame.any()
+
+
+def test_defects_without_a_place_of_their_own_are_painted_everywhere_alike() -> None:
+    rng, middles = np.random.default_rng(1), []
+    for _ in range(400):
+        frame, truth = np.full((128, 320), 90, np.uint8), np.zeros((1, 128, 320), np.uint8)
+        assert synthesize.paint(frame, truth, 0, synthesize.Shape(1, 0, 0, 30, 20), rng, (4, 1200))
+        middles.append(np.flatnonzero(truth[0].any(axis=0)).mean())
+    counts = np.histogram(middles, bins=4, range=(10, 310))[0]
+    assert counts.min() > 60, counts
+
+
+def test_a_class_of_the_edge_is_painted_at_an_edge_or_not_at_all() -> None:
+    frame = np.full((64, 400), 90, np.uint8)
+    frame[:, 300:] = 0
+    assert synthesize.edges(frame) == (None, 299)
+    rng = np.random.default_rng(1)
+    places = {synthesize.beside_edge(frame, (20, 10), 80, rng) for _ in range(50)}
+    assert {left for place in places if place for left in place[1:]} == {214}
+    assert synthesize.beside_edge(frame[:, :300], (20, 10), 80, rng) is None
+    truth = np.ones((1, 64, 300), np.uint8)
+    cut = np.full((64, 300), 90, np.uint8)
+    synthesize.cut_margin(cut, truth, rng)
+    first, last = synthesize.edges(cut)
+    assert (first is None) != (last is None)
+    beyond = cut.max(axis=0) < datasets.BLACK
+    assert not truth[..., beyond].any()
+    assert truth[..., ~beyond].all()
+
+
+def test_which_class_lies_along_the_edge_is_learnt_from_its_defects() -> None:
+    def donor(from_edge: int | None) -> synthesize.Donor:
+        return synthesize.Donor(0, np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8), from_edge)
+
+    assert synthesize.edge_bound([donor(20), donor(90), donor(150), donor(40), donor(None)]) == [20, 90, 150, 40]
+    assert synthesize.edge_bound([donor(20), donor(500), donor(None)]) == []
+    assert synthesize.edge_bound([]) == []
+    frame, mask = np.full((64, 400), 90, np.uint8), np.zeros((64, 400), np.uint8)
+    frame[:, :100], mask[10:40, 130:150] = 0, 1
+    assert [one.from_edge for one in synthesize._donors_of(frame, mask, 0)] == [40]
 
 
 def test_chequer_plate_stays_off_the_black_margin() -> None:
@@ -485,20 +525,44 @@ def test_threshold_that_keeps_a_share(share: float, expected: float) -> None:
     assert thresholds.lowest_to_keep([0.8, 0.1, 0.4, 0.9], [1.0, 1.0, 1.0, 1.0], share) == expected
 
 
-@pytest.mark.parametrize(("area", "lost"), [(4, 0.0), (100, 0.0), (101, 0.25), (1000, 1.0)])
-def test_a_minimum_area_loses_only_what_was_found_without_it(area: int, lost: float) -> None:
-    assert thresholds.lost_to_area([0, 100, 200, 300, 400, 0], area) == lost
-    assert thresholds.lost_to_area([0, 0], area) == 0
+def pieces(*rows: tuple[int, int, int, int]) -> thresholds.Pieces:
+    """Area, true px, highest probability 0..255, whether it detects something."""
+    return np.array(rows, np.int64).reshape(-1, 4)
+
+
+@pytest.mark.parametrize(
+    ("seed", "area", "lost"),
+    [(0, 4, 0.0), (0, 100, 0.0), (0, 101, 0.25), (0, 1000, 1.0), (0.5, 4, 0.0), (0.9, 4, 0.5), (0.9, 300, 0.75)],
+)
+def test_seed_and_area_lose_only_what_was_found_without_them(seed: float, area: int, lost: float) -> None:
+    found = [pieces((size, size, peak, 1)) for size, peak in ((100, 255), (200, 140), (300, 140), (400, 240))]
+    assert thresholds.lost([pieces(), *found, pieces()], seed, area) == lost
+    assert thresholds.lost([pieces()], seed, area) == 0
+    assert thresholds.lost([pieces((50, 50, 255, 1))], 0, 100, least=80) == 0
 
 
 def test_the_minimum_area_spares_small_real_defects() -> None:
-    def seen(truth_px: int, reach: list[int], pieces: list[tuple[int, int]]) -> thresholds.Seen:
+    def seen(truth_px: int, *rows: tuple[int, int, int, int]) -> thresholds.Seen:
         own = thresholds.Seen(0, 0.9, np.ones(1, np.float32), np.array([truth_px]))
         for threshold in thresholds.PIXEL_THRESHOLDS:
-            own.reach[0, threshold] = reach
-            own.pieces[0, threshold] = np.array(pieces, np.int64).reshape(-1, 2)
+            own.reach[0, threshold] = [pieces(*rows)] if truth_px else []
+            own.pieces[0, threshold] = pieces(*rows)
         return own
 
-    small = [seen(150, [150], [(150, 150)]) for _ in range(10)]
-    assert thresholds._best_area([*small, seen(0, [], [(140, 0)]), seen(0, [], [(400, 0)])], 0)[1] == 150
-    assert thresholds._best_area([seen(0, [], [])], 0) == (0.5, thresholds.AREA_OF_THE_UNKNOWN_PX)
+    small = [seen(150, (150, 150, 200, 1)) for _ in range(10)]
+    speck, large = seen(0, (140, 0, 250, 0)), seen(0, (400, 0, 160, 0))
+    assert thresholds._best_rule([*small, speck, large], 0, 0)[1:] == (0.7, 150)
+    assert thresholds._best_rule(small, 0, 40)[1:] == (0.7, 150)  # of equals the strictest
+    assert thresholds._best_rule([speck], 0, 0) == (0.5, 0.0, thresholds.AREA_OF_THE_UNKNOWN_PX)
+    assert thresholds._best_rule([seen(150, (30, 30, 200, 1))], 0, 40)[2] > 40, "a sliver is none of them"
+
+
+def test_real_frames_weigh_as_much_as_four_synthetic_sets() -> None:
+    seen = [thresholds.Seen(source, 0.5, np.ones(1, np.float32), np.zeros(1)) for source in (0, 0, 1, 1, 1, 1)]
+    assert [one.weight for one in thresholds.weighed(seen)] == [0.5, 0.5, *[0.0625] * 4]
+
+
+def test_a_validation_frame_of_a_class_that_the_pack_lacks_is_refused(made: Path) -> None:
+    strange = datasets.Sample("x.png", Path("x.png"), {7: "1 20"})
+    with pytest.raises(ConfigError, match="class 7 is none of the pack's"):
+        thresholds.look(packs.load(made), [[], [strange]])

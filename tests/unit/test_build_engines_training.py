@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -83,16 +84,37 @@ def test_a_segmenter_sees_its_class_and_what_was_let_through_wrongly(toys: Path,
     seen: list[str] = []
 
     class Listening(Varier):
-        def example(self, sample: datasets.Sample, rng: np.random.Generator, enrich: bool = True) -> object:  # type: ignore[override]
+        def example(  # type: ignore[override]
+            self, sample: datasets.Sample, rng: np.random.Generator, enrich: bool = True, painted: float = 1.0
+        ) -> object:
             seen.append("hard" if sample is hard[0] and not enrich else str(sample.classes))
             return None
 
     own.varier = Listening(own.classes, HEIGHT, 64)
     rng = np.random.default_rng(0)
     for _ in range(600):
-        own._example(rng)
+        own._example(rng, 1.0)
     assert seen.count("hard") / 600 == pytest.approx(feed.HARD_SHARE, abs=0.06)
-    assert seen.count("(1,)") / 600 == pytest.approx(feed.FAVOURITE_SHARE, abs=0.08)
+    assert seen.count("(1,)") / 600 == pytest.approx(feed.FAVOURITE_SHARE, abs=0.06)
+    clean = own.settings.clean * (1 - feed.HARD_SHARE)
+    assert seen.count("()") / 600 == pytest.approx(clean, abs=0.06)
+
+
+def test_painted_steel_fades_towards_the_end(toys: Path, tmp_path: Path) -> None:
+    own = feed.prepare_feed(small(toys, tmp_path, steps=100))
+    seen = []
+
+    class Listening(Varier):
+        def example(self, *words: object) -> losses.Example:
+            seen.append(words[3])
+            return label(np.zeros((64, 64), np.uint8), np.zeros((2, 64, 64), np.uint8), 4)
+
+    own.varier = Listening(own.classes, HEIGHT, 64)
+    for step in (0, 69, 85, 99):
+        own.raw(step)
+    first, still, less, last = (value for value in seen[:: own.settings.batch])
+    assert first == still == 1.0
+    assert 1.0 > less > last > feed.FADED_TO
 
 
 def test_what_gate_and_types_let_through_is_kept_for_each_class(toys: Path) -> None:
@@ -104,8 +126,11 @@ def test_what_gate_and_types_let_through_is_kept_for_each_class(toys: Path) -> N
     quiet = score(0.1, 0.1, 0.1)
     scores = [quiet, score(0.9, 0.8, 0.1), score(0.95, 0.9, 0.1), score(0.9, 0.1, 0.8)]
     scores += [score(0.95, 0.1, 0.9), score(0.9, 0.8, 0.9), quiet, score(0.9, 0.1, 0.8)]
-    assert [sample.name for sample in mining._passing(samples, scores, 0)] == ["toy_002.png"]
-    assert [sample.name for sample in mining._passing(samples, scores, 1)] == ["toy_004.png", "toy_005.png"]
+    assert [sample.name for sample in mining._passing(samples, scores, 0, 1)] == ["toy_002.png"]
+    assert [sample.name for sample in mining._passing(samples, scores, 1, 2)] == ["toy_004.png", "toy_005.png"]
+    seconds = [own for own, sample in zip(scores, samples, strict=True) if sample.classes != (1,)]
+    others = [sample for sample in samples if sample.classes != (1,)]
+    assert [one.name for one in mining._passing(others, seconds, 1, 2)] == ["toy_004.png"], "class 1 is not there"
 
 
 def test_hard_negatives_are_judged_once_and_kept(toys: Path, tmp_path: Path) -> None:
@@ -115,8 +140,13 @@ def test_hard_negatives_are_judged_once_and_kept(toys: Path, tmp_path: Path) -> 
     facts, device = runs.facts_of(tmp_path), torch.device("cpu")
     first = mining.hard_negatives(tmp_path, own.real, facts, device)
     assert all(number not in sample.classes for number, found in first.items() for sample in found)
-    (tmp_path / "gate.pt").unlink()
+    kept = tmp_path / mining.FILE
+    before = kept.stat().st_ino
     assert mining.hard_negatives(tmp_path, own.real, facts, device) == first
+    assert kept.stat().st_ino == before
+    os.utime(tmp_path / "gate.pt", ns=(kept.stat().st_mtime_ns + 1,) * 2)
+    mining.hard_negatives(tmp_path, own.real, facts, device)
+    assert kept.stat().st_ino != before, "another gate lets other frames through"
 
 
 # ---------------------------------------------------------------- examples
@@ -163,6 +193,18 @@ def test_a_defect_blacked_out_leaves_a_clean_frame(toys: Path) -> None:
     )
     assert not example.pixels.any()
     assert (example.frame == 0).sum() >= sample.area_px(1)
+
+
+def test_a_defect_is_replaced_by_steel_of_its_own_frame(toys: Path) -> None:
+    sample = datasets.read(toys)[1]  # a bright spot on grey
+    varier = Varier([1, 2], HEIGHT, WIDTH, recipe=Recipe(erased=1, pseudo=0, resized=0))
+    examples = [varier.example(sample, np.random.default_rng(seed), enrich=False) for seed in range(20)]
+    black = [bool((example.frame == 0).any()) for example in examples]
+    assert 1 <= sum(black) <= 12
+    for example, dark in zip(examples, black, strict=True):
+        assert not example.pixels.any()
+        assert example.frame.max() < 200
+        assert dark or example.frame.min() > 40
 
 
 def test_truth_is_the_share_of_each_pixel_of_the_grid() -> None:
@@ -214,6 +256,28 @@ def test_folds_test_every_frame_once_and_divide_no_group(toys: Path) -> None:
     assert sorted(tested) == [sample.name for sample in samples]
     with pytest.raises(ConfigError, match="--fold 4 of --folds 3"):
         splits.fold(samples, 3, 4)
+
+
+def test_a_split_is_extended_to_frames_that_it_does_not_know(toys: Path) -> None:
+    samples = datasets.read(toys)  # groups of four
+    known = {sample.name: "test" if index < 2 else "train" for index, sample in enumerate(samples[:32])}
+    parts = splits.extended(samples, known)
+    assert list(parts) == [sample.name for sample in samples]
+    assert {name: parts[name] for name in known} == known
+    assert set(list(parts.values())[32:]) == {"train", "validation", "test"}
+    known.pop(samples[5].name)
+    assert splits.extended(samples, known)[samples[5].name] == "train"
+    assert splits.extended(samples[:4], known) == {name: known[name] for name in list(known)[:4]}
+
+
+def test_frames_that_nobody_labelled_are_in_the_training_of_every_fold(toys: Path) -> None:
+    samples = [
+        dataclasses.replace(sample, truth=None) if index % 8 < 4 else sample
+        for index, sample in enumerate(datasets.read(toys))
+    ]
+    for own in (1, 2):
+        parts = splits.fold(samples, 2, own)
+        assert {parts[sample.name] for sample in samples if not sample.labelled} == {"train"}
 
 
 def test_turned_copies_of_a_picture_are_one_group(tmp_path: Path) -> None:
@@ -307,6 +371,35 @@ def test_a_training_survives_kill_9(toys: Path, tmp_path: Path) -> None:
         assert cv2.imread(str(tmp_path / "killed" / picture)) is not None
 
 
+def test_a_parent_that_learnt_from_what_a_fold_keeps_back_is_refused(
+    toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--data", str(toys), "--height", "64", "--width", "64", "--threads", "1", "--steps", "1"]
+    words += ["--network", "teacher"]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    fold = ["--folds", "2", "--fold", "1", "--parent", str(tmp_path / "one")]
+    assert main([*words, "--out", str(tmp_path / "two"), *fold]) == 78
+    assert "that this run keeps back" in capsys.readouterr().err
+
+
+def test_extra_frames_of_a_class_that_the_data_lack_are_refused(toys: Path, tmp_path: Path) -> None:
+    other = write_toys(tmp_path / "other", 8)
+    (other / "train.csv").write_text((other / "train.csv").read_text().replace(".png,2,", ".png,3,"))
+    with pytest.raises(ConfigError, match="other: class 3 is none of the data's"):
+        feed.prepare_feed(small(toys, tmp_path / "run", extra=(other,)))
+
+
+def test_dice_is_of_what_is_there() -> None:
+    logits, target = torch.full((2, 2, 16, 16), -4.0), torch.zeros(2, 2, 16, 16)
+    assert losses.dice_loss(logits, target) == 0
+    target[0, 0, :4] = 1
+    alone = losses.dice_loss(logits[:1, :1], target[:1, :1])
+    assert losses.dice_loss(logits, target) == pytest.approx(float(alone))
+    target[1, 1, 0, :9] = 1  # a small one counts as much as a large one
+    logits[1, 1, 0, :9] = 9.0
+    assert losses.dice_loss(logits, target) == pytest.approx(float(alone) / 2, abs=0.02)
+
+
 def test_a_run_is_of_one_kind(toys: Path, tmp_path: Path) -> None:
     feed.prepare_feed(small(toys, tmp_path))
     with pytest.raises(ConfigError, match="scale is 2, not 1"):
@@ -370,8 +463,8 @@ def test_thresholds_of_a_fold_are_the_choice_of_the_others(toys: Path) -> None:
     def seen(gate: float, truth_px: int) -> thresholds.Seen:
         own = thresholds.Seen(0, gate, np.array([gate], np.float32), np.array([truth_px]))
         for threshold in thresholds.PIXEL_THRESHOLDS:
-            own.pieces[0, threshold] = np.array([(900, truth_px)])
-            own.reach[0, threshold] = [900] if truth_px else []
+            own.pieces[0, threshold] = np.array([(900, truth_px, 255, truth_px > 0)])
+            own.reach[0, threshold] = [own.pieces[0, threshold]] if truth_px else []
         return own
 
     pack = packs.load(make_pack(toys.parent / "pack", classes=1))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from inspector import pack
-from inspector.cascade import Cascade, regions, veto_factor
+from inspector.cascade import Cascade, apart, regions, veto_factor
 from inspector.config import EdgeConfig
 from inspector.pack import Manifest, Pack
 from inspector.preprocess import cut, find_edges
@@ -261,6 +261,43 @@ def test_a_region_too_small_is_kept_only_beside_a_seam(easy: Bench) -> None:
     assert kept == [*range(MERGE_PX + 1), *range(HEIGHT - MERGE_PX - 1, HEIGHT)]
 
 
+def test_a_region_that_is_nowhere_sure_is_kept_only_beside_a_seam(graded: Bench) -> None:
+    """`graded`: what a segmenter says is the same everywhere in a region, 240 / 255."""
+    own = graded.pack.manifest
+    for seed, kept in ((0.94, True), (0.95, False)):
+        parts = [msgspec.structs.replace(part, seed=seed) for part in own.segmenters]
+        manifest = msgspec.structs.replace(own, segmenters=parts)
+        engines = msgspec.structs.replace(graded.pack, manifest=manifest)
+        bench = Bench(engines, graded.asked, Cascade(engines, graded.asked, MERGE_PX))
+        middle, seam = clean(), clean()
+        middle[10:20, 10:20] = seam[:6, 10:20] = BAND[2] + 9
+        verdicts = bench.judge([middle, seam])
+        assert [len(verdict.regions) for verdict in verdicts] == [int(kept), 1]
+        (beside,) = verdicts[1].regions
+        assert beside.reported == kept
+        assert beside.peak == 240
+
+
+def region(number: int, x: int, width: int, score: float, needed_px: int = 0) -> Region:
+    """Ten rows high, from row 0."""
+    return Region(number, x, 0, np.ones((10, width), dtype=np.bool_), 10 * width, score, needed_px)
+
+
+def test_one_place_has_one_defect() -> None:
+    large, inside, half, beside = (
+        region(1, 0, 40, 0.6),
+        region(2, 10, 10, 0.5),
+        region(3, 30, 20, 0.4),
+        region(4, 60, 10, 0.1),
+    )
+    assert apart([large, inside, half, beside], (64, 96)) == [large, half, beside]
+    surer = region(2, 10, 10, 0.9)
+    assert apart([large, surer], (64, 96)) == [large, surer], "the large one is not in the small one"
+    assert apart([region(1, 0, 40, 0.9), region(1, 10, 10, 0.5)], (64, 96))[1:], "one class does not hide its own"
+    unsure = region(2, 0, 40, 0.9, needed_px=500)
+    assert apart([unsure, large], (64, 96)) == [large], "what may come to nothing hides nothing"
+
+
 def test_scores_join_what_all_three_networks_say(graded: Bench) -> None:
     picture = clean()
     picture[10:20, 10:20] = BAND[2] + 4
@@ -400,11 +437,11 @@ def test_regions_are_those_of_the_reference(
 @pytest.mark.parametrize("merge_px", [0, 1, 2, 3, 12])
 @pytest.mark.parametrize("way", [(1, 0), (0, 1), (1, 1)])
 def test_pieces_merge_at_the_same_distance_in_every_direction(merge_px: int, way: tuple[int, int]) -> None:
-    for apart in range(1, merge_px + 4):
+    for distance in range(1, merge_px + 4):
         picture = np.zeros((40, 40), dtype=np.uint8)
-        picture[10, 10] = picture[10 + apart * way[0], 10 + apart * way[1]] = 255
+        picture[10, 10] = picture[10 + distance * way[0], 10 + distance * way[1]] = 255
         found = regions(picture, Roi(0, 40), 1, 0.5, merge_px)
-        assert len(found) == (1 if apart <= merge_px + 1 else 2), apart
+        assert len(found) == (1 if distance <= merge_px + 1 else 2), distance
 
 
 @pytest.mark.parametrize("merge_px", [0, 1, 12])
