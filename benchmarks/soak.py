@@ -74,6 +74,8 @@ class Look:
     """Of it what is the process's own: neither files, such as the packs', nor the journal's shared memory."""
     threads: int
     descriptors: int
+    changing: bool
+    """A change of the pack is under way: two are loaded."""
 
 
 @dataclass
@@ -317,21 +319,22 @@ def follow(daemon: Daemon, faults: list[Fault], seconds: float) -> list[Look]:
         elif broken is not None and now >= turn_at + BROKEN_S:
             broken.end()
             broken, turn_at = None, turn_at + FAULT_S
-        looks.append(look(daemon, now - start))
-        _print(looks[-1], broken, daemon.metrics())
+        metrics = daemon.metrics()
+        looks.append(look(daemon, now - start, metrics["pack_change_phase{phase=idle}"] != 1))
+        _print(looks[-1], broken, metrics)
         time.sleep(LOOK_S)
     if broken is not None:
         broken.end()
     return looks
 
 
-def look(daemon: Daemon, at_s: float) -> Look:
+def look(daemon: Daemon, at_s: float, changing: bool) -> Look:
     """What the kernel says of the daemon."""
     process = Path(f"/proc/{daemon.pid}")
     lines = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     descriptors = len(list((process / "fd").iterdir()))
     resident, private = (int(lines[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "RssAnon"))
-    return Look(at_s, resident, private, int(lines["Threads"]), descriptors)
+    return Look(at_s, resident, private, int(lines["Threads"]), descriptors, changing)
 
 
 def _print(look: Look, broken: Fault | None, metrics: dict[str, float]) -> None:
@@ -341,21 +344,26 @@ def _print(look: Look, broken: Fault | None, metrics: dict[str, float]) -> None:
     }
     print(
         f"{look.at_s:6.0f} s  {look.resident_mb:7.1f} MB  {look.threads} threads  {look.descriptors} descriptors  "
-        f"{sums['inspected']:.0f} inspected, {sums['lost']:.0f} lost  {broken.name if broken else ''}",
+        f"{'2 packs' if look.changing else '1 pack '}  {sums['inspected']:.0f} inspected, {sums['lost']:.0f} lost  "
+        f"{broken.name if broken else ''}",
         flush=True,
     )
 
 
 def growth(looks: list[Look]) -> dict[str, Any]:
-    """What grew after the warm-up, by a straight line through the looks; the bars are those of the issue."""
+    """What grew after the warm-up, by a straight line through the looks at which one pack was loaded.
+
+    The bars are those of the issue. What a second pack takes for a while is in `most`.
+    """
     warm_s = max(WARM_S, WARM_SHARE * looks[-1].at_s)
-    warm = [look for look in looks if look.at_s >= warm_s] or looks
+    late = [look for look in looks if look.at_s >= warm_s] or looks
+    warm = [look for look in late if not look.changing] or late
     hours = [look.at_s / 3600 for look in warm]
     return {
         **{f"{key}_an_hour": _slope(hours, [getattr(look, key) for look in warm]) for key in MEMORY},
         "first": asdict(warm[0]),
         "last": asdict(warm[-1]),
-        "most": {key: max(getattr(look, key) for look in warm) for key in (*MEMORY, "threads", "descriptors")},
+        "most": {key: max(getattr(look, key) for look in late) for key in (*MEMORY, "threads", "descriptors")},
     }
 
 

@@ -80,7 +80,7 @@ class Feed:
             tile=own.tile,
             factor=factor,
             recipe=own.recipe,
-            favourite=list(self.classes).index(self.favourite) if self.favourite in self.classes else None,
+            favourite=None if self.favourite is None else list(self.classes).index(self.favourite),
         )
 
     def raw(self, step: int) -> Raw:

@@ -196,8 +196,9 @@ def edges(pixels: Picture) -> tuple[int | None, int | None]:
 
 def beside_edge(pixels: Picture, size: tuple[int, int], distance: int, rng: np.random.Generator) -> Place | None:
     """A place for a box whose middle is `distance` px from an edge of the strip; None where no edge shows."""
-    first, last = edges(pixels)
-    columns = [first + distance] * (first is not None) + [last - distance] * (last is not None)  # type: ignore[operator]
+    columns = [
+        edge + inwards * distance for edge, inwards in zip(edges(pixels), (1, -1), strict=True) if edge is not None
+    ]
     if not columns:
         return None
     column = columns[int(rng.integers(len(columns)))]

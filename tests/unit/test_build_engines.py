@@ -206,8 +206,8 @@ def test_imagenet_weights_fill_an_encoder() -> None:
 
 
 def test_dice_loss_is_small_for_the_truth_and_large_for_its_opposite() -> None:
-    truth = torch.zeros(1, 1, 8, 8)
-    truth[..., :4] = 1
+    truth = torch.zeros(1, 1, 32, 32)
+    truth[..., :16] = 1
     assert float(losses.dice_loss(20 * (truth - 0.5), truth)) < 0.05
     assert float(losses.dice_loss(-20 * (truth - 0.5), truth)) > 0.9
 
@@ -552,7 +552,7 @@ def test_the_minimum_area_spares_small_real_defects() -> None:
     small = [seen(150, (150, 150, 200, 1)) for _ in range(10)]
     speck, large = seen(0, (140, 0, 250, 0)), seen(0, (400, 0, 160, 0))
     assert thresholds._best_rule([*small, speck, large], 0, 0)[1:] == (0.7, 150)
-    assert thresholds._best_rule(small, 0, 40)[1:] == (0.7, 150)  # of equals the strictest
+    assert thresholds._best_rule(small, 0, 40) == (0.7, 0.0, 150), "of equals the strictest"
     assert thresholds._best_rule([speck], 0, 0) == (0.5, 0.0, thresholds.AREA_OF_THE_UNKNOWN_PX)
     assert thresholds._best_rule([seen(150, (30, 30, 200, 1))], 0, 40)[2] > 40, "a sliver is none of them"
 
