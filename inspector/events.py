@@ -140,7 +140,7 @@ class Defect(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="gap"):
-    """Strip that was not inspected."""
+    """Strip that was not inspected. It names no pack, as none saw it."""
 
     camera: str
     frame_sequence: int
@@ -172,6 +172,9 @@ class CoilEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     inspected: dict[Depth, Inspected] | None = None
     """Of an end whose coil was not inspected in full depth everywhere: what was inspected how deep, as far as it was
     graded when this was told; None: all in full, but for gaps."""
+    packs: tuple[str, ...] | None = None
+    """Of an end: the digests of the packs that judged frames of the coil, in the order in which they first did, as far
+    as it was graded in this run when this was told; None: nothing of it was inspected, or this is a start."""
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="state"):
@@ -184,6 +187,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="st
     """What the state is about, where a part has several at once: of a camera its `view`, the `drift` of its frames, the
     `motion` of the strip under it, its `encoder`, or the `depth` that it is inspected in; of the line the `overload`;
     None: whether it is up."""
+    pack_digest: str | None = None
+    """Of the pack that judged the frames whose `drift` this is; None: of no pack."""
 
 
 class CameraTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -222,6 +227,9 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     overload_step: int = 0
     """What is left out because the line is behind: 0 nothing, 1 nothing, but batches are wide, 2 the segmenters, 3 the
     types too, 4 whole frames too."""
+    pack_digest: str | None = None
+    """Of the pack on duty: it judges every batch that no worker has begun yet. None: from a version that does not say
+    it."""
 
 
 Data = Defect | Gap | CoilEvent | State | Heartbeat

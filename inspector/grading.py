@@ -16,11 +16,11 @@ from typing import Literal
 
 from inspector.coils import Coil, CoilMap
 from inspector.config import GradingConfig
-from inspector.depths import Depths
 from inspector.drafting import Drafting
 from inspector.events import CoilEvent, Depth, Reason, State
 from inspector.joining import Joining, OpenDefect
 from inspector.journal import Resumed
+from inspector.judged import Judged
 from inspector.ledger import Ledger
 from inspector.pack import Pack
 from inspector.records import Draft, Frame, Graded, Loss, Settled, Shown, Verdict, Verdicts
@@ -86,7 +86,7 @@ class Grading:
             for name, geometry in geometries.items()
         }
         self._coil: Coil | None = None
-        self._depths = Depths()
+        self._judged = Judged()
         self._first_count: int | None = None
         self._last_count = 0
         self._last_ns = 0
@@ -193,7 +193,7 @@ class Grading:
         for state, detail in verdict.sights:
             self._say(frame.camera, state, detail, graded, "view")
         for state, detail in verdict.drifts:
-            self._say(frame.camera, state, detail, graded, "drift")
+            self._say(frame.camera, state, detail, graded, "drift", verdict.pack_digest)
         self._meet_coil(span, track, graded)
         if verdict.regions or track.joining.open:
             told = track.told and span.lines < frame.pixels.shape[0]
@@ -205,8 +205,15 @@ class Grading:
         if frame.source is not None:
             graded.shown.append(self._show(frame.source, span, track.geometry))
         end = span.end if track.travel.motion is Motion.FORWARD else track.travel.furthest
-        self._depths.count(self._coils.at(span.begin), verdict.depth, length_mm)
+        self._book(verdict, span, length_mm)
         track.unsettled.append((frame.sequence, end, self._birth(frame), length_mm, track.width, verdict.depth))
+
+    def _book(self, verdict: Verdict, span: Span, length_mm: float) -> None:
+        """What the ends of the coils that the frame shows will say of it."""
+        coil = self._coils.at(span.begin)
+        self._judged.count(coil, verdict.depth, length_mm)
+        for shown in (coil, *self._coils.heads(span.begin, span.end - 1)):
+            self._judged.judge(shown, verdict.pack_digest)
 
     @staticmethod
     def _shared(frame: Frame, track: _Track) -> int:
@@ -364,8 +371,16 @@ class Grading:
         self._last_count = count
         return True
 
-    def _say(self, part: str, state: str, detail: str, graded: Graded, about: str | None = None) -> None:
-        data = State(part=part, state=state, detail=detail, about=about)
+    def _say(
+        self,
+        part: str,
+        state: str,
+        detail: str,
+        graded: Graded,
+        about: str | None = None,
+        pack_digest: str | None = None,
+    ) -> None:
+        data = State(part=part, state=state, detail=detail, about=about, pack_digest=pack_digest)
         graded.drafts.append(Draft(f"state/v1/{self._line}/", self._last_ns, data))
 
     def _gaps(self, loss: Loss, track: _Track, start: int, end: int, time_ns: int) -> list[Draft]:
@@ -399,8 +414,15 @@ class Grading:
     def _coil_event(
         self, coil: Coil, phase: Literal["start", "end"], count: int, known_from: int | None, graded: Graded
     ) -> None:
-        inspected = self._depths.take(coil) if phase == "end" else None
-        event = CoilEvent(coil=coil.name, phase=phase, encoder_count=count, known_from=known_from, inspected=inspected)
+        inspected, packs = self._judged.take(coil) if phase == "end" else (None, None)
+        event = CoilEvent(
+            coil=coil.name,
+            phase=phase,
+            encoder_count=count,
+            known_from=known_from,
+            inspected=inspected,
+            packs=packs,
+        )
         graded.drafts.append(Draft(f"coil/v1/{self._line}/", self._last_ns, event))
 
     def _emit(self, done: list[OpenDefect], track: _Track, graded: Graded) -> None:

@@ -159,6 +159,7 @@ def build(config: Config) -> Line:
         grading.down = lambda: dict(publish.down)
         line.overload = overload.of(config, metrics, publish.say, frames.statistics, preprocess.resize)
         publish.overload_step = line.overload_step
+        publish.pack_digest = lambda: duty.current.digest
         captures = line.captures = [
             Capture(
                 c.name,

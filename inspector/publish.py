@@ -95,6 +95,8 @@ class Publish:
         """Address of the history socket, for the heartbeats."""
         self.overload_step: Callable[[], int] = lambda: 0
         """What is left out now, for the heartbeats."""
+        self.pack_digest: Callable[[], str | None] = lambda: None
+        """Of the pack on duty, for the heartbeats."""
         self.tally = Tally()
         self.down: dict[str, str] = {}
         """Parts whose last state was `down`, and why."""
@@ -297,6 +299,7 @@ class Publish:
             journal=self._journal.mark(),
             history=self.history,
             overload_step=self.overload_step(),
+            pack_digest=self.pack_digest(),
         )
         beat = self._journal.identify(Draft(f"heartbeat/v1/{self._line}/", time.time_ns(), data))
         self._send([beat])

@@ -20,9 +20,7 @@ def describe(event: Event) -> tuple[str, str]:
             text, style = _gap(data)
         case CoilEvent() as data:
             text, style = f"---- coil {data.coil} {data.phase} at encoder count {data.encoder_count} ----", "bold cyan"
-            if data.inspected is not None:
-                depths = (f"{each.mm / 1000:.1f} m {depth}" for depth, each in data.inspected.items())
-                text += " not all in full: " + ", ".join(depths)
+            text += _judged(data)
         case State() as data:
             style = "green" if data.state in GOOD else "bold yellow"
             text = f"state: {data.part} is {data.state}" + (f": {data.detail}" if data.detail else "")
@@ -51,11 +49,28 @@ def _gap(data: Gap) -> tuple[str, str]:
     return f"{data.camera:<10} coil {data.coil:<10} {text} ({why})", "bold white on red"
 
 
+def _judged(data: CoilEvent) -> str:
+    """By which packs, and how deep where that is not all in full."""
+    told = []
+    if data.packs is not None:
+        told.append(f"pack{'s' * (len(data.packs) > 1)} " + ", ".join(_short(digest) for digest in data.packs))
+    if data.inspected is not None:
+        depths = (f"{each.mm / 1000:.1f} m {depth}" for depth, each in data.inspected.items())
+        told.append("not all in full: " + ", ".join(depths))
+    return " " + "; ".join(told) if told else ""
+
+
+def _short(digest: str) -> str:
+    """A pack's digest as people see it everywhere."""
+    return digest.removeprefix("sha256:")[:12]
+
+
 def _heartbeat(data: Heartbeat) -> str:
     cameras = [f"{name} {c.inspected} inspected {sum(c.lost.values())} lost" for name, c in data.cameras.items()]
     missed = [f"{count} undelivered by {sink}" for sink, count in data.undelivered.items() if count]
     behind = [f"overload step {data.overload_step}"] if data.overload_step else []
-    return f"heartbeat: {data.state}, coil {data.coil}; " + "; ".join([*behind, *cameras, *missed])
+    duty = f", pack {_short(data.pack_digest)}" if data.pack_digest is not None else ""
+    return f"heartbeat: {data.state}, coil {data.coil}{duty}; " + "; ".join([*behind, *cameras, *missed])
 
 
 def safe(text: str) -> str:

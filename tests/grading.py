@@ -96,10 +96,12 @@ class Rig:
         after: Mapping[int, Callable[[Grading], Graded | None]] | None = None,
         overlap: int = 0,
         depths: Iterable[Depth] = repeat(Depth.FULL),
+        digests: Iterable[str] | None = None,
     ) -> list[Graded]:
         """What grading gives for the frames in batches of `sizes`; the last one is `finish()`.
 
-        `after`: what happens once so many batches were graded. `depths`: how deep each batch is inspected."""
+        `after`: what happens once so many batches were graded. `depths`: how deep each batch is inspected.
+        `digests`: of the pack that is to have judged each batch; None: it is the rig's own."""
         config = config or GradingConfig(merge_px=3)
         geometries = geometries or dict.fromkeys(sorted({frame.camera for frame in frames}), GEOMETRY)
         ledger = ledger or Ledger(list(geometries))
@@ -111,6 +113,7 @@ class Rig:
         overlaps = dict.fromkeys(geometries, overlap)
         grading = Grading("line", config, self.engines, geometries, coil_map, ledger, resumed or {}, overlaps=overlaps)
         found, waiting, left, deep = [], iter(sizes), list(frames), iter(depths)
+        packs = iter(digests or repeat(self.engines.digest))
         while left:
             size = next(waiting)
             for frame in left[:size]:
@@ -119,7 +122,10 @@ class Rig:
             left = left[size:]
             batch = preprocess.flush()
             assert batch is not None
-            found.append(grading.grade(cascade.judge(batch, next(deep))))
+            verdicts, digest = cascade.judge(batch, next(deep)), next(packs)
+            for verdict in verdicts.verdicts:
+                verdict.pack_digest = digest
+            found.append(grading.grade(verdicts))
             happens = (after or {}).get(len(found))
             found += [said] if happens and (said := happens(grading)) else []
         return [*found, grading.finish()]
@@ -156,6 +162,12 @@ def states(found: Iterable[Graded]) -> list[State]:
 def coil_events(found: Iterable[Graded]) -> list[tuple[str, str, int]]:
     events = [draft.data for draft in drafts(found) if isinstance(draft.data, CoilEvent)]
     return [(event.coil, event.phase, event.encoder_count) for event in events]
+
+
+def packs_told(found: Iterable[Graded]) -> list[tuple[str, str, tuple[str, ...] | None]]:
+    """(coil, phase, packs) of each coil event."""
+    events = [draft.data for draft in drafts(found) if isinstance(draft.data, CoilEvent)]
+    return [(event.coil, event.phase, event.packs) for event in events]
 
 
 def on_strip(defect: Defect, tops: Sequence[int], rows: int) -> NDArray[np.bool_]:

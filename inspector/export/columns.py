@@ -96,6 +96,13 @@ def _measured(column: str, type_: Type, name: str) -> Column:
     return Column(column, type_, of)
 
 
+def _pack_digest(event: Event) -> Cell:
+    if isinstance(event.data, CoilEvent):
+        return None if event.data.packs is None else " ".join(event.data.packs)
+    found: Cell = getattr(event.data, "pack_digest", None)
+    return found
+
+
 def _mask_height(event: Event) -> Cell:
     return event.data.mask.size[0] if isinstance(event.data, Defect) else None
 
@@ -138,10 +145,11 @@ COLUMNS = (
     Column("epoch", "integer", lambda event: event.epoch),
     Column("sequence", "integer", lambda event: event.sequence),
     Column("id", "text", lambda event: event.id),
-    _any("pack_digest", "name", "pack_digest"),
+    Column("pack_digest", "name", _pack_digest),
     _any("segmented", "truth", "segmented"),
 )
-"""`across_mm` is the defect's middle; `part` and `state` are a state's, `state` also a coil event's start or end."""
+"""`across_mm` is the defect's middle; `part` and `state` are a state's, `state` also a coil event's start or end.
+`pack_digest` of a coil's end has those of all its packs, with blanks between them."""
 
 MASK = (
     Column("mask_height_px", "integer", _mask_height),

@@ -44,6 +44,7 @@ REFINED: dict[str, dict[str, dict[str, Any]]] = {
         "area_mm2": {"minimum": 0},
         "score": {"minimum": 0, "maximum": 1},
     },
+    "CoilEvent": {"packs": {"minItems": 1, "uniqueItems": True}},
     "Gap": {"frame_sequence": {"minimum": 0}, "frames": {"minimum": 1}},
     "Heartbeat": {"overload_step": {"minimum": 0, "maximum": 4}},
     "Inspected": {"frames": {"minimum": 0}, "mm": {"minimum": 0}},

@@ -7,6 +7,7 @@ from pathlib import Path
 from inspector.census import Census
 from inspector.drift import OFF
 from inspector.events import State
+from inspector.pack import load
 from tests.conftest import Start
 from tests.line.daemon import journalled
 from tests.line.lines import GREY, config, lossless, pictures, played
@@ -29,6 +30,7 @@ def test_a_gate_that_is_not_what_the_pack_says_is_told(start: Start, tmp_path: P
     assert daemon.stop() == 0
     told = [event.data for event in journalled(path, "state") if isinstance(event.data, State)]
     told = [data for data in told if data.about == "drift"]
+    assert {data.pack_digest for data in told} == {load(pack).digest}
     assert [(data.part, data.state) for data in told] == [
         ("a", OFF["gate_score"]),
         ("a", OFF["passed"]),

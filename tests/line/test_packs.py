@@ -13,10 +13,10 @@ import pytest
 
 from inspector.client import Control
 from inspector.errors import Refused
-from inspector.events import Defect, State
+from inspector.events import CoilEvent, Defect, Heartbeat, State
 from inspector.packs.store import Store
 from tests.conftest import Start
-from tests.line.daemon import Daemon, command, journalled, proven, write
+from tests.line.daemon import Daemon, command, journalled, proven, write, written
 from tests.line.lines import config, filmed, slow
 from tests.packs import BAND, make_pack
 
@@ -77,6 +77,18 @@ def digests(path: Path) -> list[str]:
     return stretches
 
 
+def judged(path: Path) -> list[tuple[str, ...] | None]:
+    """The packs that the end of each coil names."""
+    found = [event.data for event in journalled(path, "coil")]
+    return [data.packs for data in found if isinstance(data, CoilEvent) and data.phase == "end"]
+
+
+def on_duty(path: Path) -> list[str | None]:
+    """The packs of the heartbeats in a jsonl file, each once, in the order in which they came."""
+    beats = [event.data for event in written(path)]
+    return list(dict.fromkeys(beat.pack_digest for beat in beats if isinstance(beat, Heartbeat)))
+
+
 def nothing_lost(path: Path) -> None:
     for books in proven(path).books:
         assert books.issued == books.inspected > 0
@@ -87,10 +99,13 @@ def test_a_staged_pack_takes_over_at_one_frame_and_outlives_a_restart(
     start: Start, pack: Path, tmp_path: Path, ipc: str, control: Control
 ) -> None:
     new = make_pack(tmp_path / "new", version="2")
+    beats = tmp_path / "beats.jsonl"
     setup = line(pack, tmp_path, ipc)
+    setup["sinks"] = [{"kind": "jsonl", "options": {"path": str(beats), "kinds": ["heartbeat"]}}]
     path = write(tmp_path, setup)
     daemon = start(setup).ready()
     before = control.packs().on_duty
+    daemon.until(lambda: beats.stat().st_size, "a heartbeat of the old pack")
     assert "It is tried now" in asked("stage", path, new)
     said(daemon, "pack: kept: bands 2")
     after = control.packs()
@@ -109,6 +124,8 @@ def test_a_staged_pack_takes_over_at_one_frame_and_outlives_a_restart(
     assert daemon.stop() == 0
     nothing_lost(tmp_path / "j.db")
     assert digests(tmp_path / "j.db") == [before.digest, after.on_duty.digest]
+    assert judged(tmp_path / "j.db") == [(before.digest, after.on_duty.digest)]
+    assert on_duty(beats) == [before.digest, after.on_duty.digest]
     assert pack_states(tmp_path / "j.db") == ["shadow", "swapped", "kept"]
 
     daemon = start(setup)

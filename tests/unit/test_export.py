@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -296,6 +297,23 @@ def test_csv_of_all_kinds_is_in_order_along_the_coil(path: Path, tmp_path: Path)
     found = rows(tmp_path / "c.csv")
     assert [row["start_mm"] or row["state"] for row in found] == ["start", "48.5", "98.5", "blind", "200.0", "end"]
     assert (found[0]["encoder_count"], found[-1]["encoder_count"]) == ("0", "9000")
+
+
+def test_csv_says_of_each_row_which_pack_it_is_of(path: Path, tmp_path: Path) -> None:
+    """A coil on which nothing was found has it in the row of its end."""
+    drifts = State(part="a", state="off in gate scores", detail="", about="drift", pack_digest="sha256:d2")
+    ended = msgspec.structs.replace(coil("end", count=9000), packs=("sha256:d1", "sha256:d2"))
+    journalled(path, coil("start"), defect(), gap(), state(), drifts, ended)
+    run(path, "--coil", "c1", "-o", tmp_path / "c.csv", "--kinds", "defect,gap,coil,state")
+    found = {(row["kind"], row["state"]): row["pack_digest"] for row in rows(tmp_path / "c.csv")}
+    assert found == {
+        ("coil", "start"): "",
+        ("defect", ""): "sha256:d1",
+        ("gap", ""): "",
+        ("state", "blind"): "",
+        ("state", "off in gate scores"): "sha256:d2",
+        ("coil", "end"): "sha256:d1 sha256:d2",
+    }
 
 
 @settings(deadline=None)

@@ -39,6 +39,7 @@ from tests.grading import (
     drafts,
     gaps,
     on_strip,
+    packs_told,
     placed,
     running_in,
     states,
@@ -610,8 +611,10 @@ def test_a_coil_that_was_named_wrongly_is_corrected(rig: Rig) -> None:
     coils = CoilMap("C1")
     coils.start("C2", FIRST + 32)
     correct = {2: lambda _: coils.start("C2b", FIRST + 32) and None}
-    found = rig.run(rig.frames(clean(96), [32] * 3), coils=coils, sizes=repeat(1), after=correct)
+    found = rig.run(rig.frames(clean(96), [32] * 3), coils=coils, sizes=repeat(1), after=correct, digests="123")
     assert [name for name, phase, _ in coil_events(found) if phase == "start"] == ["C1", "C2", "C2b"]
+    told = [(name, packs) for name, phase, packs in packs_told(found) if phase == "end"]
+    assert told == [("C1", ("1",)), ("C2", ("2",)), ("C2b", ("3",))], "each of what was reported under its name"
 
 
 def test_an_encoder_that_counts_anew_after_a_restart_is_told(rig: Rig) -> None:
@@ -663,6 +666,48 @@ def test_a_standing_strip_tells_of_what_waits_and_goes_on_in_another_event(rig: 
     assert [(d.area_px, d.continues) for d in defects(found)] == [(12 * 8, True), (12 * 8, False)]
     assert [s.state for s in states(found)] == ["standing", "running"]
     assert ledger.totals()["a"].inspected == 3
+
+
+def test_the_end_of_a_coil_names_the_packs_that_judged_it(rig: Rig) -> None:
+    """In the order in which they came, each once, though nothing was found; a frame on two coils is of both."""
+    coils = CoilMap("C1")
+    coils.start("C2", FIRST + 80)
+    coils.start("C3", FIRST + 128)
+    digests = ["old", "new", "old", "new", "third"]
+    found = rig.run(rig.frames(clean(160), [32] * 5), coils=coils, sizes=repeat(1), digests=digests)
+    assert packs_told(found) == [
+        *(("C1", "start", None), ("C1", "end", ("old", "new"))),
+        *(("C2", "start", None), ("C2", "end", ("old", "new"))),
+        *(("C3", "start", None), ("C3", "end", ("third",))),
+    ]
+
+
+def test_what_another_camera_shows_of_a_coil_is_judged_too(rig: Rig) -> None:
+    """One that lags names its pack while the coil is on the line, one that is ahead names it for the next coil."""
+    coils = CoilMap("C1")
+    coils.start("C2", FIRST + 64)
+    ahead, behind = rig.frames(clean(96), [32] * 3), rig.frames(clean(96), [32] * 3, "b")
+    queue = [ahead[0], ahead[1], behind[0], ahead[2], behind[1], behind[2]]
+    digests = ["1", "2", "3", "4", "5", "6"]
+    found = rig.run(queue, coils=coils, sizes=repeat(1), digests=digests)
+    assert [packs for _, phase, packs in packs_told(found) if phase == "end"] == [("1", "2", "3"), ("4", "6")]
+
+
+def test_a_coil_of_which_nothing_was_inspected_names_no_pack(rig: Rig) -> None:
+    coils = CoilMap("C1")
+    coils.start("C2", FIRST + 40)
+    coils.start("C3", FIRST + 56)
+    found = rig.run(without(rig.frames(clean(96), [32] * 3), 1), coils=coils, digests=repeat("p"))
+    ends = [(coil, packs) for coil, phase, packs in packs_told(found) if phase == "end"]
+    assert ends == [("C1", ("p",)), ("C2", None), ("C3", ("p",))]
+
+
+def test_an_encoder_that_counts_anew_ends_the_coil_with_its_packs(rig: Rig) -> None:
+    frames = rig.frames(clean(128), [32] * 4)
+    for frame in frames[2:]:
+        frame.encoder_count -= GEOMETRY.counts_of_mm(60_000)
+    found = rig.run(frames, sizes=repeat(1), digests=["1", "1", "2", "2"])
+    assert [packs for _, phase, packs in packs_told(found) if phase == "end"] == [("1",), ("2",)]
 
 
 def test_a_line_without_frames_has_no_coil(rig: Rig) -> None:

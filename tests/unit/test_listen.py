@@ -173,7 +173,7 @@ def test_topics_are_prefixes_and_may_repeat() -> None:
 def test_heartbeats_are_shown_when_named() -> None:
     with listening(["heartbeat/", HELLO]) as listener:
         listener.send([golden("heartbeat")])
-        assert listener.out.has("heartbeat: running, coil 4711-B; overload step 3; top-left 81210 inspected 3 lost")
+        assert listener.out.has("heartbeat: running, coil 4711-B, pack ef2d127de37b; overload step 3; top-left 81210 ")
 
 
 def test_a_hole_is_told_on_stderr_before_what_follows() -> None:

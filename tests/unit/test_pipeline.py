@@ -26,7 +26,7 @@ from inspector.checking import check
 from inspector.config import Config, convert
 from inspector.engines import Engines
 from inspector.errors import ConfigError, EngineError, PackError
-from inspector.events import Defect, Event, Gap, State, as_json
+from inspector.events import CoilEvent, Defect, Event, Gap, State, as_json
 from inspector.packs.store import Memory, Store
 from inspector.pipeline import Line, build
 from inspector.records import Batch, Frame, Pixels
@@ -189,9 +189,9 @@ def test_a_clean_strip_has_no_event_but_its_coil(tmp_path: Path, engines: Path) 
     config = line_of(tmp_path, engines, replay(gallery.folder))
     run_to_the_end(config)
     found = [json.loads(as_json(e.data)) for e in events(config)]
-    assert [(d["kind"], d.get("phase") or d.get("state")) for d in found if d["kind"] != "state"] == [
-        ("coil", "start"),
-        ("coil", "end"),
+    assert [(d["kind"], d["phase"], d["packs"]) for d in found if d["kind"] != "state"] == [
+        ("coil", "start", None),
+        ("coil", "end", [pack.load(engines).digest]),
     ]
 
 
@@ -685,7 +685,8 @@ def test_a_lamp_that_ages_is_told_whatever_the_batches(tmp_path: Path, engines: 
         said = [event for event in events(config, "state") if isinstance(event.data, State)]
         told.append([(event.time, event.data) for event in said if event.data.about == "drift"])
         assert list(Baselines(folder / "journal.drift.json", 80).of(pack.load(engines).digest, "a"))
-    assert [(data.part, data.state) for _, data in told[0]] == [("a", "off in brightness")]
+    digest = pack.load(engines).digest
+    assert [(data.part, data.state, data.pack_digest) for _, data in told[0]] == [("a", "off in brightness", digest)]
     assert told[0] == told[1]
 
 
@@ -716,6 +717,8 @@ def test_another_pack_on_duty_is_in_the_events_from_one_frame_on(tmp_path: Path,
     digests = [d.pack_digest for d in sorted(defects(config), key=lambda defect: defect.frame_sequence)]
     assert list(dict.fromkeys(digests)) == [old, other.digest]
     assert digests == sorted(digests, key=[old, other.digest].index), "one stretch each"
+    coils = [event.data for event in events(config, "coil") if isinstance(event.data, CoilEvent)]
+    assert [(coil.phase, coil.packs) for coil in coils] == [("start", None), ("end", (old, other.digest))]
 
 
 def _wait(true: Callable[[], bool]) -> None:

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -507,6 +508,15 @@ def test_a_heartbeat_says_what_is_left_out(rig: Rig) -> None:
     rig.clock.now += 10
     rig.work()
     assert [event.data.overload_step for event in rig.heard() if isinstance(event.data, Heartbeat)] == [2]
+
+
+def test_a_heartbeat_names_the_pack_on_duty_at_that_moment(rig: Rig) -> None:
+    for digest in ("sha256:1", "sha256:2"):
+        rig.publish.pack_digest = partial(str, digest)
+        rig.clock.now += 10
+        rig.work()
+    beats = [event.data.pack_digest for event in rig.heard() if isinstance(event.data, Heartbeat)]
+    assert beats == ["sha256:1", "sha256:2"]
 
 
 def test_what_a_state_is_about_goes_with_it_and_only_a_part_itself_is_down(rig: Rig) -> None:

@@ -129,7 +129,16 @@ def test_a_coil_says_its_number_and_where() -> None:
     assert "coil 4711 start at encoder count 12000" in line
     inspected = {Depth.FULL: Inspected(frames=3, mm=1024.0), Depth.GATE: Inspected(frames=9, mm=2048.0)}
     line, _ = describe(event(CoilEvent(coil="4711", phase="end", encoder_count=1, inspected=inspected)))
-    assert line.endswith("not all in full: 1.0 m full, 2.0 m gate")
+    assert line.endswith("---- not all in full: 1.0 m full, 2.0 m gate")
+
+
+def test_the_end_of_a_coil_says_which_packs_judged_it() -> None:
+    first, then = "sha256:" + "ab" * 32, "sha256:" + "cd" * 32
+    end = CoilEvent(coil="4711", phase="end", encoder_count=1, packs=(first,))
+    assert describe(event(end))[0].endswith("---- pack abababababab")
+    inspected = {Depth.GATE: Inspected(frames=9, mm=2048.0)}
+    both = msgspec.structs.replace(end, packs=(first, then), inspected=inspected)
+    assert describe(event(both))[0].endswith("---- packs abababababab, cdcdcdcdcdcd; not all in full: 2.0 m gate")
 
 
 def test_a_heartbeat_sums_up_what_was_lost_and_who_missed_what() -> None:
@@ -142,6 +151,8 @@ def test_a_heartbeat_sums_up_what_was_lost_and_who_missed_what() -> None:
     assert line == (
         "23:59:58.123  heartbeat: running, coil 4711; a 10 inspected 2 lost; b 5 inspected 0 lost; 4 undelivered by zmq"
     )
+    judged = msgspec.structs.replace(beat, pack_digest="sha256:" + "ab" * 32)
+    assert "heartbeat: running, coil 4711, pack abababababab; a 10" in describe(event(judged))[0]
     assert "; overload step 3; a 10 inspected" in describe(event(msgspec.structs.replace(beat, overload_step=3)))[0]
 
 
@@ -166,8 +177,8 @@ def test_every_event_is_one_line(text: str) -> None:
         defect(name=text, camera=text),
         gap(detail=text, source=text),
         State(part=text, state=text, detail=text),
-        CoilEvent(coil=text, phase="end", encoder_count=1),
-        Heartbeat(state=text, coil=text, high_water={}, cameras={}, undelivered={text: 1}),
+        CoilEvent(coil=text, phase="end", encoder_count=1, packs=(text,)),
+        Heartbeat(state=text, coil=text, high_water={}, cameras={}, undelivered={text: 1}, pack_digest=text),
     ):
         assert describe(event(data))[0].isprintable()
 
