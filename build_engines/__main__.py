@@ -118,11 +118,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from build_engines import evaluate as evaluation
     from inspector import pack as packs
 
-    pack, samples = packs.load(arguments.pack), datasets.read(arguments.data)
+    pack, samples, group_of = packs.load(arguments.pack), datasets.read(arguments.data), None
     if arguments.split is not None:
-        parts = splits.load(arguments.split)
+        parts, group_of = splits.load(arguments.split), splits.group_of(samples)
         samples = [sample for sample in samples if parts.get(sample.name) == arguments.part]
-    records = evaluation.judged(pack, samples)
+    records = evaluation.judged(pack, samples, group_of)
     found = evaluation.report(pack.manifest, records, arguments.draws)
     if arguments.json is None:
         _show(evaluation.plain(found))
