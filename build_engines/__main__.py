@@ -143,21 +143,24 @@ def reference(arguments: argparse.Namespace) -> None:
     if arguments.split is not None:
         parts = splits.load(arguments.split)
         samples = [sample for sample in samples if parts.get(sample.name) == arguments.part]
-        made_on = f"{arguments.data.resolve().name}, {arguments.part} part"
+        made_on = references.part_of(arguments.data, arguments.part)
     _show(references.write(packs.load(arguments.pack), samples, made_on))
 
 
 def quantize(arguments: argparse.Namespace) -> None:
     from build_engines import datasets, splits
     from build_engines import quantize as quantization
+    from build_engines import reference as references
 
-    samples = [sample for sample in datasets.read(arguments.data) if sample.labelled]
+    samples = datasets.read(arguments.data)
     parts = splits.load(arguments.split) if arguments.split else splits.split(samples)
+    samples = [sample for sample in samples if sample.labelled]
     calibration = [sample for sample in samples if parts.get(sample.name) == "train"]
     validation = [sample for sample in samples if parts.get(sample.name) == "validation"]
-    validation += [sample for folder in arguments.validation for sample in datasets.read(folder) if sample.labelled]
+    more = [sample for folder in arguments.validation for sample in datasets.read(folder) if sample.labelled]
+    usual = {references.part_of(arguments.data, "validation"): validation, references.MORE: more}
     networks = arguments.network.split(",") if arguments.network else ()
-    trials = quantization.quantize(arguments.pack, calibration, validation, networks)
+    trials = quantization.quantize(arguments.pack, calibration, [*validation, *more], networks, usual)
     _show({trial.network: {"verdict": trial.verdict, "milliseconds": trial.milliseconds} for trial in trials})
 
 
