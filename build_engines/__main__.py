@@ -6,16 +6,19 @@ python -m build_engines train|crossvalidate|measure|evaluate|export|reference|qu
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import track
 
 from build_engines.arguments import parser
+from build_engines.files import MISSING, naming, refusal, write_whole
+from build_engines.progress import shown
 from inspector.errors import ConfigError, InspectorError
 
 EXIT_CONFIG = 78
@@ -32,7 +35,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         data=arguments.data,
         out=arguments.out,
         extra=tuple(arguments.extra),
-        shapes=arguments.shapes,
+        shapes=_shapes(arguments.shapes),
         parent=arguments.parent,
         distill=tuple(arguments.distill),
         names=arguments.names,
@@ -50,6 +53,23 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         recipe=Recipe(turned=0.5 if arguments.turned else 0.0),
         **more,
     )
+
+
+def _shapes(file: Path | None) -> Path | None:
+    """--shapes, which is looked at before the pictures are: that takes longer."""
+    from build_engines import synthesize
+
+    try:
+        if file is not None:
+            synthesize.read_shapes(file, tuple(synthesize.KINDS))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}. Name a mask_shapes.csv, or leave --shapes out") from None
+    except (csv.Error, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{file}: not masks of {synthesize.HEIGHT} x {synthesize.WIDTH} px in columns "
+            f"ImageId,ClassId,EncodedPixels: {error!r}. Mend it, or leave --shapes out"
+        ) from None
+    return file
 
 
 def _device(name: str) -> str:
@@ -77,7 +97,6 @@ def train(arguments: argparse.Namespace) -> None:
 def crossvalidate(arguments: argparse.Namespace) -> None:
     from build_engines import evaluate as evaluation
     from build_engines.crossvalidate import crossvalidate as over_folds
-    from build_engines.files import write_whole
 
     settings = _settings(arguments, folds=arguments.folds)
     found = over_folds(settings, arguments.steps, arguments.batch, tuple(arguments.validation))
@@ -118,11 +137,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from build_engines import evaluate as evaluation
     from inspector import pack as packs
 
-    pack, samples = packs.load(arguments.pack), datasets.read(arguments.data)
+    pack, samples, group_of = packs.load(arguments.pack), datasets.read(arguments.data), None
     if arguments.split is not None:
-        parts = splits.load(arguments.split)
+        parts, group_of = splits.load(arguments.split), splits.group_of(samples)
         samples = [sample for sample in samples if parts.get(sample.name) == arguments.part]
-    records = evaluation.judged(pack, samples)
+    records = evaluation.judged(pack, samples, group_of)
     found = evaluation.report(pack.manifest, records, arguments.draws)
     if arguments.json is None:
         _show(evaluation.plain(found))
@@ -143,21 +162,24 @@ def reference(arguments: argparse.Namespace) -> None:
     if arguments.split is not None:
         parts = splits.load(arguments.split)
         samples = [sample for sample in samples if parts.get(sample.name) == arguments.part]
-        made_on = f"{arguments.data.resolve().name}, {arguments.part} part"
+        made_on = references.part_of(arguments.data, arguments.part)
     _show(references.write(packs.load(arguments.pack), samples, made_on))
 
 
 def quantize(arguments: argparse.Namespace) -> None:
     from build_engines import datasets, splits
     from build_engines import quantize as quantization
+    from build_engines import reference as references
 
-    samples = [sample for sample in datasets.read(arguments.data) if sample.labelled]
+    samples = datasets.read(arguments.data)
     parts = splits.load(arguments.split) if arguments.split else splits.split(samples)
+    samples = [sample for sample in samples if sample.labelled]
     calibration = [sample for sample in samples if parts.get(sample.name) == "train"]
     validation = [sample for sample in samples if parts.get(sample.name) == "validation"]
-    validation += [sample for folder in arguments.validation for sample in datasets.read(folder) if sample.labelled]
+    more = [sample for folder in arguments.validation for sample in datasets.read(folder) if sample.labelled]
+    usual = {references.part_of(arguments.data, "validation"): validation, references.MORE: more}
     networks = arguments.network.split(",") if arguments.network else ()
-    trials = quantization.quantize(arguments.pack, calibration, validation, networks)
+    trials = quantization.quantize(arguments.pack, calibration, [*validation, *more], networks, usual)
     _show({trial.network: {"verdict": trial.verdict, "milliseconds": trial.milliseconds} for trial in trials})
 
 
@@ -165,7 +187,9 @@ def synthesize(arguments: argparse.Namespace) -> None:
     from build_engines import synthesize as synthesis
 
     frames = synthesis.strip_frames(arguments.seed, arguments.count, arguments.width)
-    Console(stderr=True).print(f"{synthesis.write(frames, arguments.out)} frames in {arguments.out}")
+    with naming(arguments.out):
+        count = synthesis.write(iter(shown(frames, "painting", arguments.count)), arguments.out)
+    Console(stderr=True).print(f"{count} frames in {arguments.out}")
 
 
 def build(arguments: argparse.Namespace) -> None:
@@ -207,11 +231,11 @@ def compare(arguments: argparse.Namespace) -> int:
     samples = comparing.spread(datasets.read(arguments.data), arguments.frames)
     out = Console(stderr=True)
     with candidate_of(arguments, pack) as candidate:
-        seen = track(samples, "comparing", transient=True, console=out)
+        seen = shown(samples, "comparing", len(samples))
         found = comparing.compare(pack, seen, partial(onnx.open, onnx.Options(workers=1)), candidate, tolerance)
     sys.stdout.write("\n".join(comparing.rows(found)) + "\n")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(comparing.plain(found), indent=2) + "\n")
+        write_whole(arguments.json, (json.dumps(comparing.plain(found), indent=2) + "\n").encode())
     for fault in found.faults:
         out.print(f"beyond the tolerance: {fault}", style="red", markup=False, highlight=False)
     return int(bool(found.faults))
@@ -240,15 +264,19 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     arguments = parser(str(__doc__).partition("\n")[0]).parse_args(words)
-    errors = Console(stderr=True)
     try:
         return COMMANDS[arguments.command](arguments) or 0
     except ImportError as error:
-        errors.print(NEEDS.format(error=error), style="red", markup=False)
-        return EXIT_CONFIG
+        return _fail(NEEDS.format(error=error), EXIT_CONFIG)
     except InspectorError as error:
-        errors.print(str(error), style="red", markup=False)
-        return EXIT_CONFIG if isinstance(error, ConfigError) else 1
+        return _fail(str(error), EXIT_CONFIG if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        return _fail(refusal(error), EXIT_CONFIG if error.errno in MISSING else 1)
+
+
+def _fail(message: str, code: int) -> int:
+    Console(stderr=True).print(message, style="red", markup=False, soft_wrap=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from build_engines import thresholds
 from build_engines.datasets import Sample
 from build_engines.defaults import SCALE
 from build_engines.figures import FALSE_EVENT_RATES
+from build_engines.files import write_whole
 from build_engines.networks import PIXEL_STRIDE
 from inspector.pack import Manifest, Pack
 
@@ -124,7 +125,7 @@ def write(file: Path, facts: Facts) -> None:
     tile = facts.manifest.tile
     again = REPRODUCE.format(scale=facts.scale, gate_scale=facts.gate_scale, height=tile.height, width=tile.width)
     sections = [_head(facts), _data(facts), _figures(facts), _rules(facts), _limits(facts), again, facts.note]
-    file.write_text("\n\n".join(filter(None, sections)) + "\n", encoding="utf-8")
+    write_whole(file, ("\n\n".join(filter(None, sections)) + "\n").encode())
 
 
 def _limits(facts: Facts) -> str:
@@ -139,7 +140,7 @@ def _head(facts: Facts) -> str:
             f"# Pack `{facts.manifest.name}` {facts.manifest.version}",
             "",
             ABOUT.format(scale=facts.scale, gate_scale=facts.gate_scale, pixel=PIXEL_STRIDE * facts.scale),
-            *([TWINS] if facts.manifest.gate.gpu else []),
+            *([TWINS] if _has_twins(facts.manifest) else []),
             f"Input: raw grey uint8 [batch, 1, {facts.manifest.tile.height}, {facts.manifest.tile.width}].",
             "",
             "Classes: " + ", ".join(f"{entry.number} {entry.name}" for entry in facts.manifest.classes) + ".",
@@ -149,6 +150,12 @@ def _head(facts: Facts) -> str:
             *rows,
         ]
     )
+
+
+def _has_twins(manifest: Manifest) -> bool:
+    """The original beside an int8 network is in float32, and no twin in this sense."""
+    twins = [manifest.gate.gpu, manifest.types.gpu, *(part.gpu for part in manifest.segmenters)]
+    return all(twin is not None and twin.precision == "float16" for twin in twins)
 
 
 def _data(facts: Facts) -> str:

@@ -1,6 +1,6 @@
 """The one data format, the public Severstal competition's, read as a stream.
 
-images/       pictures of any kind and size that OpenCV opens, whatever their suffix says (or train_images/)
+images/       pictures of 8 bits as the line's replay takes them, whatever their suffix says (or train_images/)
 train.csv     ImageId, ClassId, EncodedPixels   (inspector.rle's run lengths), or ImageId_ClassId, EncodedPixels
 images.csv    ImageId, Labelled, Group, ...     optional. Labelled 0: nobody knows what is on the picture. Group (may be
                                                 left out): pictures that belong together in a split.
@@ -12,22 +12,31 @@ Only names and run lengths stay in memory; pictures are decoded when they are as
 from __future__ import annotations
 
 import csv
-import functools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from build_engines.caching import Cached
+from build_engines.progress import shown
 from inspector import rle
+from inspector.cameras._pictures import decode as decode_bytes
+from inspector.cameras._pictures import inspect
+from inspector.cameras._shots import MAX_PX, Unreadable
 from inspector.errors import ConfigError
 
-CACHED_PICTURES = 256
-"""Pictures (and masks) kept in memory by a process: about 100 MiB of the reference format, however large the set."""
+LOG = logging.getLogger(__name__)
+
+CACHED_BYTES = 100_000_000
+"""Of pictures, and as much again of masks, that a process keeps in memory, however large the set and its frames are."""
+
+csv.field_size_limit(8 * MAX_PX)  # a ragged mask is one long cell: half as many runs as pixels, 12 characters each
 
 BLACK = 12
 """Grey up to which a pixel counts as beyond the strip's edge."""
@@ -36,8 +45,6 @@ FOLDERS = ("images", "train_images")
 """Where the pictures lie; the second is the competition's own name."""
 
 COLUMNS = "ImageId,ClassId,EncodedPixels"
-TAIL_BYTES = 4096
-"""A whole JPEG or PNG has its end mark within this of the end of the file."""
 
 Picture = NDArray[np.uint8]
 Masks = NDArray[np.uint8]
@@ -70,7 +77,7 @@ class Sample:
 
 
 def read(folder: Path, names: Mapping[int, str] | None = None) -> list[Sample]:
-    """The samples of a data folder, by name; with `names`, every class must be one of them.
+    """The samples of a data folder, by name; with `names`, every class must be one of them, and should have a mask.
 
     Raises:
         ConfigError: the folder is not in the format, or a row names a picture or a class that there is not. The
@@ -90,10 +97,19 @@ def read(folder: Path, names: Mapping[int, str] | None = None) -> list[Sample]:
         places[name][number] = place
         truth.setdefault(name, {})[number] = text
     labelled, group_of = _listed(folder / "images.csv", pictures, truth)
-    return [
+    samples = [
         Sample(name, path, truth.get(name, {}) if name in labelled else None, group_of.get(name), places.get(name, {}))
         for name, path in pictures.items()
     ]
+    tell_unseen(names or {}, class_numbers(samples), folder)
+    return samples
+
+
+def tell_unseen(names: Mapping[int, str], classes: Iterable[int], where: Path) -> None:
+    """Warn of classes that are named and that there is no mask of, for a pack without them says nothing of them."""
+    unseen = [f"{number} {name}" for number, name in sorted(names.items()) if number not in set(classes)]
+    if unseen:
+        LOG.warning("%s: no mask of the named %s: the pack will not know of it", where, ", ".join(unseen))
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
@@ -106,19 +122,29 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 def _rows(file: Path) -> Iterator[tuple[str, str, int, str]]:
     """`file:line`, picture, class and run lengths of each mask; rows without run lengths say nothing."""
+    with _table(file) as table:
+        joined = "ImageId_ClassId" in (table.fieldnames or ())
+        for row in table:
+            place = f"{file}:{table.line_num}"
+            try:
+                name, _, number = row["ImageId_ClassId"].rpartition("_") if joined else (row["ImageId"], "", "")
+                text = row["EncodedPixels"].strip()
+                if text:
+                    yield place, name, int(number if joined else row["ClassId"]), text
+            except (KeyError, ValueError, AttributeError):
+                raise ConfigError(f"{place}: not in columns {COLUMNS}. Mend its heading and rows") from None
+
+
+@contextmanager
+def _table(file: Path) -> Iterator[csv.DictReader[str]]:
+    """A CSV file.
+
+    Raises:
+        ConfigError: it cannot be read, or is none in UTF-8.
+    """
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            table = csv.DictReader(stream)
-            joined = "ImageId_ClassId" in (table.fieldnames or ())
-            for row in table:
-                place = f"{file}:{table.line_num}"
-                try:
-                    name, _, number = row["ImageId_ClassId"].rpartition("_") if joined else (row["ImageId"], "", "")
-                    text = row["EncodedPixels"].strip()
-                    if text:
-                        yield place, name, int(number if joined else row["ClassId"]), text
-                except (KeyError, ValueError, AttributeError):
-                    raise ConfigError(f"{place}: not in columns {COLUMNS}. Mend its heading and rows") from None
+            yield csv.DictReader(stream)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}. The folder needs it, if only with its heading") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -135,8 +161,7 @@ def _listed(
     if not file.is_file():
         return set(pictures), {}
     labelled, groups = set[str](), dict[str, str]()
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        table = csv.DictReader(stream)
+    with _table(file) as table:
         if not {"ImageId", "Labelled"} <= set(table.fieldnames or ()):
             raise ConfigError(f"{file}:1: needs the columns ImageId,Labelled. Mend its heading, or remove the file")
         for row in table:
@@ -165,8 +190,9 @@ def read_names(file: Path | None) -> dict[int, str]:
         return {}
     try:
         return {int(number): str(name) for number, name in yaml.safe_load(file.read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{file}: {error}. Write one line for each class, such as `1: pits`") from None
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{file}: {reason}. Write one line for each class, such as `1: pits`") from None
 
 
 def class_numbers(samples: Iterable[Sample]) -> list[int]:
@@ -177,7 +203,7 @@ def class_numbers(samples: Iterable[Sample]) -> list[int]:
 def check(samples: Sequence[Sample]) -> None:
     """Decode every picture and mask once, so that a bad one is told now and not in the middle of a training."""
     with ThreadPoolExecutor() as pool:
-        for _ in pool.map(_check, samples, chunksize=16):
+        for _ in shown(pool.map(_check, samples), "looking at the pictures", len(samples)):
             pass
 
 
@@ -185,38 +211,29 @@ def _check(sample: Sample) -> None:
     _decoded_masks(sample, *decode(sample.path).shape)
 
 
-@functools.lru_cache(maxsize=CACHED_PICTURES)
 def picture(sample: Sample) -> Picture:
     """The grey picture, uint8 [height, width]. Treat it as read-only: it is cached. Raises as `decode` does."""
-    return decode(sample.path)
+    return _pictures_kept(sample.path)
 
 
 def decode(path: Path) -> Picture:
-    """A grey picture from a file.
+    """A grey picture from a file, as the daemon's replay reads it.
 
     Raises:
-        ConfigError: the file is missing, no picture, or ends too early.
+        ConfigError: the file is missing, torn, no picture, not of 8 bits, or of several pages.
     """
     try:
         raw = path.read_bytes()
+        header = inspect(raw)
+        if len(header.pages) > 1:
+            raise Unreadable(f"has {len(header.pages)} pages; write each into a file of its own")
+        return decode_bytes(raw, header, header.pages[0])
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}. Restore the picture") from None
-    whole = _whole(raw)
-    decoded = cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_GRAYSCALE) if raw and whole else None
-    if decoded is None:
-        what = "not a picture" if whole else "the picture is torn: it ends too early"
-        raise ConfigError(f"{path}: {what}. Remove it or replace it")
-    return np.asarray(decoded, dtype=np.uint8)
+    except Unreadable as error:
+        raise ConfigError(f"{path}: {error}, or remove it") from None
 
 
-def _whole(raw: bytes) -> bool:
-    """OpenCV fills a torn JPEG up with grey and says nothing, so its end mark is looked for."""
-    if raw.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" in raw[-TAIL_BYTES:]
-    return b"IEND" in raw[-TAIL_BYTES:] if raw.startswith(b"\x89PNG") else True
-
-
-@functools.lru_cache(maxsize=CACHED_PICTURES)
 def _masks_present(sample: Sample) -> dict[int, NDArray[np.bool_]]:
     return _decoded_masks(sample, *picture(sample).shape)
 
@@ -235,10 +252,14 @@ def _decoded_masks(sample: Sample, height: int, width: int) -> dict[int, NDArray
 def masks(sample: Sample, classes: Sequence[int]) -> Masks:
     """Truth, uint8 0 or 1, [classes, height, width] in the order of `classes`; the caller owns it."""
     found = np.zeros((len(classes), *picture(sample).shape), dtype=np.uint8)
-    for number, mask in _masks_present(sample).items():
+    for number, mask in _masks_kept(sample).items():
         if number in classes:
             found[list(classes).index(number)] = mask
     return found
+
+
+_pictures_kept = Cached(decode, lambda pixels: pixels.nbytes, CACHED_BYTES)
+_masks_kept = Cached(_masks_present, lambda found: sum(mask.nbytes for mask in found.values()), CACHED_BYTES)
 
 
 def fit(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.progress import track
 
 from build_engines import bootstrap, judging, splits
 from build_engines.datasets import Sample
 from build_engines.figures import Table, figures, size_limits
 from build_engines.files import write_whole
 from build_engines.judging import Record
+from build_engines.progress import shown
 from inspector import pack as packs
 from inspector.errors import ConfigError
 from inspector.pack import Manifest, Pack
@@ -27,8 +25,14 @@ NOTE = (
 )
 
 
-def judged(pack: Pack, samples: Sequence[Sample]) -> list[Record]:
+def judged(
+    pack: Pack, samples: Sequence[Sample], group_of: Mapping[str, int] | None = None, doing: str = "judging"
+) -> list[Record]:
     """Records of the labelled ones of the samples.
+
+    Args:
+        group_of: where the samples are a part of a set, the group of each in the whole set (see splits.group_of).
+        doing: what the bar says.
 
     Raises:
         ConfigError: none is labelled, or one has a class that the pack does not know.
@@ -40,8 +44,9 @@ def judged(pack: Pack, samples: Sequence[Sample]) -> list[Record]:
     if strange:
         place = next(sample.places.get(strange[0], sample.name) for sample in known if strange[0] in sample.classes)
         raise ConfigError(f"{place}: class {strange[0]} is unknown to the pack, which has {sorted(pack.class_names)}")
-    records = judging.judge(pack, known, splits.groups(known))
-    return list(track(records, "judging", total=len(known), transient=True, console=Console(stderr=True)))
+    group_of = splits.group_of(samples) if group_of is None else group_of
+    records = judging.judge(pack, known, [group_of[sample.name] for sample in known])
+    return list(shown(records, doing, len(known)))
 
 
 def report(manifest: Manifest, records: Sequence[Record], draws: int = bootstrap.DRAWS) -> dict[str, Any]:
@@ -67,9 +72,9 @@ def report(manifest: Manifest, records: Sequence[Record], draws: int = bootstrap
     }
 
 
-def evaluate(pack: Pack, samples: Sequence[Sample], draws: int = bootstrap.DRAWS) -> dict[str, Any]:
-    """Figures of a pack on the labelled ones of the samples."""
-    return report(pack.manifest, judged(pack, samples), draws)
+def evaluate(pack: Pack, samples: Sequence[Sample], group_of: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """Figures of a pack on the labelled ones of the samples; `group_of` as in `judged`."""
+    return report(pack.manifest, judged(pack, samples, group_of))
 
 
 def plain(value: Any) -> Any:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from build_engines.defaults import SCALE
-from build_engines.files import digest, manifest_text
+from build_engines.files import digest, manifest_text, naming, write_whole
 from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, prepare
+from inspector.errors import InspectorError
 from inspector.pack import MANIFEST, Manifest, TileSize, Twin
 
 OPSET = 17
@@ -31,7 +30,7 @@ KEPT_WHOLE = ["ReduceLogSumExp", "Exp", "Log", "ReduceSum"]
 """Operators that stay in float32 in an FP16 twin: e to the 12 is beyond what 16 bits can tell."""
 
 
-class ParityError(Exception):
+class ParityError(InspectorError):
     """The exported graph answers otherwise than the network it was made from."""
 
 
@@ -102,7 +101,7 @@ def export_network(deployed: Deployed, tile: TileSize, file: Path) -> None:
     """
     folded = fold_batch_norms(deployed)
     example = torch.zeros(1, 1, tile.height, tile.width, dtype=torch.uint8)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), naming(file):
         warnings.simplefilter("ignore")  # the TorchScript exporter is called old; its graph is the cleaner one
         torch.onnx.export(
             folded,
@@ -123,7 +122,8 @@ def check_parity(deployed: Deployed, tile: TileSize, file: Path, batch: int = 3)
     noise = _noise(tile, batch)
     with torch.inference_mode():
         wanted = deployed.eval()(torch.from_numpy(noise)).numpy()
-    _compare(file, _answer(file, noise), wanted, 1.0 if wanted.dtype == np.uint8 else 1e-3)
+    remedy = "Remove its checkpoint from the run and train it again"
+    _compare(file, _answer(file, noise), wanted, 1.0 if wanted.dtype == np.uint8 else 1e-3, remedy)
 
 
 def _noise(tile: TileSize, batch: int) -> NDArray[np.uint8]:
@@ -137,12 +137,12 @@ def _answer(file: Path, frames: NDArray[np.uint8]) -> NDArray[Any]:
     return np.asarray(session.run(None, {"frames": frames})[0])
 
 
-def _compare(file: Path, found: NDArray[Any], wanted: NDArray[Any], allowed: float) -> None:
+def _compare(file: Path, found: NDArray[Any], wanted: NDArray[Any], allowed: float, remedy: str) -> None:
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
-        raise ParityError(f"{file}: {found.dtype}{found.shape} instead of {wanted.dtype}{wanted.shape}")
+        raise ParityError(f"{file}: {found.dtype}{found.shape} instead of {wanted.dtype}{wanted.shape}. {remedy}")
     worst = float(np.abs(found.astype(np.float64) - wanted.astype(np.float64)).max())
-    if worst > allowed:
-        raise ParityError(f"{file}: differs from its original by {worst:.4g}, allowed {allowed}")
+    if not worst <= allowed:  # a network that answers nan is no better
+        raise ParityError(f"{file}: differs from its original by {worst:.4g}, allowed {allowed}. {remedy}")
 
 
 def twin_of(folder: Path, network: str) -> Path:
@@ -170,10 +170,12 @@ def half_twin(file: Path, tile: TileSize) -> Path:
         converted = convert_float_to_float16(onnx.load(str(file)), keep_io_types=True, op_block_list=blocked)
     model = OnnxModel(converted)
     model.topological_sort()
-    onnx.save(model.model, str(twin))
+    with naming(twin):
+        onnx.save(model.model, str(twin))
     noise = _noise(tile, 2)
     wanted = _answer(file, noise)
-    _compare(twin, _answer(twin, noise), wanted, HALF_TOLERANCE[str(wanted.dtype)])
+    remedy = "Leave the twins out: --without-twins"
+    _compare(twin, _answer(twin, noise), wanted, HALF_TOLERANCE[str(wanted.dtype)], remedy)
     return twin
 
 
@@ -195,15 +197,4 @@ def export_all(
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write `folder`/manifest.yaml."""
-    (folder / MANIFEST).write_text(manifest_text(manifest), encoding="utf-8")
-
-
-def put_in_place(built: Path, folder: Path) -> None:
-    """Move a finished pack to where it is used; no reader ever sees half of one, only the old or the new."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(built, folder)
-    shutil.rmtree(old, ignore_errors=True)
+    write_whole(folder / MANIFEST, manifest_text(manifest).encode())

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from build_engines import evaluate, judging, splits, thresholds
+from build_engines import evaluate, splits, thresholds
 from build_engines.datasets import Sample
 from build_engines.thresholds import Seen
 from inspector import pack as packs
@@ -40,6 +40,8 @@ class Folds:
     seen: list[list[Seen]]
     """By fold, what its networks say of its frames, and of the synthetic sets."""
     run: Path
+    samples: Sequence[Sample]
+    """All frames of the folds' data, labelled or not: their look-alike groups are those that the folds divide."""
 
     @property
     def all_seen(self) -> list[Seen]:
@@ -53,12 +55,13 @@ class Folds:
         scale of a score, the figure is lower than that of any of them, never higher by the pooling.
         """
         manifests = [self.manifest(number) for number in range(len(self.folds))]
+        group_of = splits.group_of(self.samples)
         records = [
             record
             for fold, manifest in zip(self.folds, manifests, strict=True)
-            for record in evaluate.judged(msgspec.structs.replace(fold.pack, manifest=manifest), fold.kept)
+            for record in evaluate.judged(msgspec.structs.replace(fold.pack, manifest=manifest), fold.kept, group_of)
         ]
-        found = evaluate.report(manifests[0], regrouped(records, [own for fold in self.folds for own in fold.kept]))
+        found = evaluate.report(manifests[0], records)
         found["gate"]["threshold"] = [manifest.gate.threshold for manifest in manifests]
         return found
 
@@ -83,16 +86,10 @@ def load(run: Path, samples: Sequence[Sample], more: Sequence[Sequence[Sample]] 
         raise ConfigError(
             f"{run}: {len(missing)} labelled frames are in no fold, such as {min(missing)}. Cross-validate again"
         )
-    return Folds(folds, [thresholds.look(fold.pack, [fold.kept, *more]) for fold in folds], run)
+    return Folds(folds, [thresholds.look(fold.pack, [fold.kept, *more]) for fold in folds], run, samples)
 
 
 def _fold(folder: Path, samples: Sequence[Sample]) -> Fold:
     parts = splits.load(folder / "split.json")
     kept = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "test"]
     return Fold(packs.load(folder / PACK), kept)
-
-
-def regrouped(records: Sequence[judging.Record], samples: Sequence[Sample]) -> list[judging.Record]:
-    """The records with the groups that the samples of all folds together fall into."""
-    groups = dict(zip([sample.name for sample in samples], splits.groups(samples), strict=True))
-    return [judging.with_group(record, groups[record.name]) for record in records]

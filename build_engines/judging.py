@@ -177,11 +177,6 @@ def _drawn(found: Sequence[Blob], numbers: Sequence[int], shape: tuple[int, ...]
     return canvas
 
 
-def with_group(record: Record, group: int) -> Record:
-    """The record as one of another look-alike group."""
-    return msgspec.structs.replace(record, group=group)
-
-
 def save(records: Sequence[Record], file: Path) -> None:
     """Write records, one a line."""
     encoder: Any = msgspec.json.Encoder()

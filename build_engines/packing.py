@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +14,7 @@ import msgspec
 from build_engines import card, datasets, evaluate, export, folds, reference, splits, thresholds
 from build_engines.datasets import Sample
 from build_engines.export import Deployed, DeployedGate, DeployedSegmenter, DeployedTypes
+from build_engines.files import put_in_place, recover
 from build_engines.networks import Classifier, Segmenter
 from build_engines.runs import Facts, facts_of, scale_of, trained
 from inspector import pack as packs
@@ -67,7 +69,6 @@ def deployed(run: Path, facts: Facts) -> dict[str, Deployed]:
 def _export(order: Order, run: Path, folder: Path) -> None:
     """A run's networks as a pack with plain thresholds, before they are chosen."""
     facts = facts_of(run)
-    shutil.rmtree(folder, ignore_errors=True)
     tile = TileSize(height=facts.height, width=facts.width)
     files = export.export_all(deployed(run, facts), tile, folder, order.twins)
     export.write_manifest(first_manifest(order, facts, files), folder)
@@ -103,13 +104,28 @@ def first_manifest(order: Order, facts: Facts, files: dict[str, dict[str, Any]])
 
 def raw(order: Order) -> None:
     """The run's networks as a pack with plain thresholds and no figures."""
-    building = _building(order)
-    _export(order, order.run, building)
-    export.put_in_place(building, order.pack)
+    with _made_in(order) as building:
+        _export(order, order.run, building)
 
 
-def _building(order: Order) -> Path:
-    return order.pack.with_name(f".{order.pack.name}.building")
+@contextmanager
+def _made_in(order: Order) -> Iterator[Path]:
+    """A folder beside the pack, that takes its place when all has gone well; nothing is left of it in any case."""
+    recover(order.pack)
+    with _beside(order, "building") as folder:
+        yield folder
+        put_in_place(folder, order.pack)
+
+
+@contextmanager
+def _beside(order: Order, what: str) -> Iterator[Path]:
+    """A folder that is not there yet, and not there any more afterwards."""
+    folder = order.pack.with_name(f".{order.pack.name}.{what}")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def make(order: Order) -> dict[str, Any]:
@@ -117,9 +133,15 @@ def make(order: Order) -> dict[str, Any]:
 
     Raises:
         ConfigError: the networks of the sibling or of the folds are others than the run's.
+        ParityError: a graph answers otherwise than its network.
     """
+    with _made_in(order) as building:
+        return _make(order, building)
+
+
+def _make(order: Order, building: Path) -> dict[str, Any]:
     facts, samples = facts_of(order.run), datasets.read(order.data)
-    building = _building(order)
+    datasets.tell_unseen(order.names, facts.classes, order.run)
     _export(order, order.run, building)
     parts, tests = splits.load(order.run / "split.json"), {folder.name: folder for folder in order.test}
     more, reports = [datasets.read(folder) for folder in order.validation], dict[str, Any]()
@@ -129,7 +151,7 @@ def make(order: Order) -> dict[str, Any]:
         export.write_manifest(thresholds.taken_over(packs.load(building).manifest, chosen), building)
     elif order.sibling is None:
         export.write_manifest(thresholds.choose(packs.load(building), [kept, *more]), building)
-        reports = _reports(packs.load(building), {HELD_OUT: _part(samples, parts, "test")})
+        reports = _reports(packs.load(building), {HELD_OUT: _part(samples, parts, "test")}, samples)
     else:
         chosen, reports = _by_sibling(order, order.sibling, samples, more)
         export.write_manifest(thresholds.taken_over(packs.load(building).manifest, chosen), building)
@@ -139,7 +161,7 @@ def make(order: Order) -> dict[str, Any]:
     manifest = with_figures(pack.manifest, reports, costs)
     usual = kept or [sample for folder in more for sample in folder]
     if usual:
-        made_on = f"{order.data.resolve().name}, validation part" if kept else "more validation folders"
+        made_on = reference.part_of(order.data, "validation") if kept else reference.MORE
         manifest = reference.added(manifest, reference.of(pack, usual, made_on))
     export.write_manifest(manifest, building)
     siblings = splits.load(order.sibling / "split.json") if order.sibling else None
@@ -147,7 +169,6 @@ def make(order: Order) -> dict[str, Any]:
     scales = facts.scale, scale_of("gate", facts)
     told = card.Facts(manifest, samples, parts, reports, costs, *scales, order.note, witness, siblings)
     card.write(building / "MODEL_CARD.md", told)
-    export.put_in_place(building, order.pack)
     return reports
 
 
@@ -156,15 +177,14 @@ def _by_sibling(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Thresholds by all that the sibling kept back, and its own figures, whose thresholds never saw the test part."""
     _refuse_others(order.run, run)
-    parts, folder = splits.load(run / "split.json"), order.pack.with_name(f".{order.pack.name}.sibling")
-    _export(order, run, folder)
-    pack = packs.load(folder)
+    parts = splits.load(run / "split.json")
     validation, test = _part(samples, parts, "validation"), _part(samples, parts, "test")
-    export.write_manifest(thresholds.choose(pack, [validation, *more]), folder)
-    reports = _reports(packs.load(folder), {f"{HELD_OUT}, by the sibling": test})
-    chosen = thresholds.choose(pack, [[*validation, *test], *more])
-    shutil.rmtree(folder)
-    return chosen, reports
+    with _beside(order, "sibling") as folder:
+        _export(order, run, folder)
+        pack = packs.load(folder)
+        export.write_manifest(thresholds.choose(pack, [validation, *more]), folder)
+        reports = _reports(packs.load(folder), {f"{HELD_OUT}, by the sibling": test}, samples)
+        return thresholds.choose(pack, [[*validation, *test], *more]), reports
 
 
 def _by_folds(
@@ -183,8 +203,11 @@ def _refuse_others(run: Path, witness: Path) -> None:
         raise ConfigError(f"{witness}: its classes or scales are others than those of {run}. Name another run")
 
 
-def _reports(pack: Pack, tests: Mapping[str, list[Sample]]) -> dict[str, Any]:
-    return {name: evaluate.plain(evaluate.evaluate(pack, chosen)) for name, chosen in tests.items() if chosen}
+def _reports(pack: Pack, tests: Mapping[str, list[Sample]], whole: Sequence[Sample] = ()) -> dict[str, Any]:
+    """Figures of each set that is not empty; `whole`: what the sets are parts of, where they are not whole."""
+    some = {name: chosen for name, chosen in tests.items() if chosen}
+    group_of = splits.group_of(whole) if some and whole else None
+    return {name: evaluate.plain(evaluate.evaluate(pack, chosen, group_of)) for name, chosen in some.items()}
 
 
 def _part(samples: Sequence[Sample], parts: dict[str, str], name: str) -> list[Sample]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from build_engines.files import write_whole
 
 if TYPE_CHECKING:  # evaluate draws with this too, and needs no torch
     from build_engines.losses import Raw
@@ -71,35 +75,41 @@ class Log:
         return [loss for _, loss, _ in self._rows[-count:]] or [math.nan]
 
     def _write(self) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with self.file.open("w", newline="", encoding="utf-8") as stream:
-            table = csv.writer(stream)
-            table.writerow(["step", "loss", "validation_loss"])
-            table.writerows(
-                (step, f"{loss:.5f}", "" if math.isnan(own) else f"{own:.5f}") for step, loss, own in self._rows
-            )
+        text = io.StringIO(newline="")
+        table = csv.writer(text)
+        table.writerow(["step", "loss", "validation_loss"])
+        table.writerows(
+            (step, f"{loss:.5f}", "" if math.isnan(own) else f"{own:.5f}") for step, loss, own in self._rows
+        )
+        write_whole(self.file, text.getvalue().encode())
 
     def draw(self, file: Path, title: str) -> None:
         """Both losses over the steps."""
-        losses = np.array([loss for _, loss, _ in self._rows])
+        known = [(step, loss) for step, loss, _ in self._rows if not math.isnan(loss)]
+        losses = np.array([loss for _, loss in known])
         width = max(1, len(losses) // 60)
         smooth = np.convolve(losses, np.ones(width) / width, mode="valid") if len(losses) else losses
+        steps = [step for step, _ in known[width - 1 :]]
         checks = [(step, own) for step, _, own in self._rows if not math.isnan(own)]
         lines = [
-            ("training loss (smoothed)", LOSS, list(enumerate(smooth.tolist(), start=width))),
+            ("training loss (smoothed)", LOSS, list(zip(steps, smooth.tolist(), strict=True))),
             ("validation loss", CHECK, checks),
         ]
         write_png(file, curve(title, lines))
 
 
 def _read(file: Path) -> list[tuple[int, float, float]]:
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return [
-            (int(row["step"]), float(row["loss"]), float(row["validation_loss"] or "nan"))
-            for row in csv.DictReader(stream)
-        ]
+    """The rows up to the first that is torn: a curve is worth no training that does not go on."""
+    rows: list[tuple[int, float, float]] = []
+    if file.is_file():
+        with (
+            file.open(newline="", encoding="utf-8", errors="replace") as stream,
+            suppress(KeyError, TypeError, ValueError, AttributeError, csv.Error),  # of a cell that is cut off, or gone
+        ):
+            for row in csv.DictReader(stream):
+                own = row["validation_loss"].strip() or "nan"
+                rows.append((int(row["step"]), float(row["loss"]), float(own)))
+    return rows
 
 
 def curve(title: str, lines: Sequence[tuple[str, Colour, Sequence[tuple[float, float]]]]) -> Canvas:
@@ -162,5 +172,5 @@ def png(canvas: Canvas) -> bytes:
 
 
 def write_png(file: Path, canvas: Canvas) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(png(canvas))
+    """Write a picture as PNG, whole."""
+    write_whole(file, png(canvas))

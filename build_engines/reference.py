@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
-from rich.console import Console
-from rich.progress import track
 
 from build_engines.datasets import Sample
 from build_engines.files import manifest_text, write_whole
 from build_engines.judging import batch_of
+from build_engines.progress import shown
 from inspector.cascade import Cascade
 from inspector.census import Census
 from inspector.config import GradingConfig
@@ -19,6 +19,14 @@ from inspector.drift import count
 from inspector.errors import ConfigError
 from inspector.pack import MANIFEST, Manifest, Pack, Reference
 from inspector.runtimes import onnx as onnx_runtime
+
+MORE = "more validation folders"
+"""`made_on`, where no frame of the pack's own data was kept back."""
+
+
+def part_of(data: Path, part: str) -> str:
+    """`made_on`, where it is one part of a data folder."""
+    return f"{data.resolve().name}, {part} part"
 
 
 def of(pack: Pack, samples: Sequence[Sample], made_on: str) -> Reference:
@@ -30,8 +38,7 @@ def of(pack: Pack, samples: Sequence[Sample], made_on: str) -> Reference:
     census, threshold = Census(), pack.manifest.gate.threshold
     with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
         cascade = Cascade(pack, runtime.stream(), GradingConfig().merge_px)
-        console = Console(stderr=True)
-        for number, sample in enumerate(track(samples, "reference", transient=True, console=console)):
+        for number, sample in enumerate(shown(samples, "reference", len(samples))):
             verdict = cascade.judge(batch_of(sample, number, pack.manifest)).verdicts[0]
             if verdict.roi.width:
                 count(census, verdict, threshold)

@@ -16,11 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from build_engines.datasets import BLACK, Sample, decode
 from build_engines.defaults import PARTS
+from build_engines.files import write_whole
+from build_engines.progress import shown
 from inspector.errors import ConfigError
 
 NEIGHBOURS = 8
@@ -74,6 +77,11 @@ def groups(samples: Sequence[Sample]) -> list[int]:
     return [_root(parent, index) for index in range(len(samples))]
 
 
+def group_of(samples: Sequence[Sample]) -> dict[str, int]:
+    """Name -> group. For a part of a set take those of the whole set: the part alone falls into other groups."""
+    return dict(zip((sample.name for sample in samples), groups(samples), strict=True))
+
+
 def _links(samples: Sequence[Sample]) -> list[tuple[float, int, int]]:
     """Pairs to join, closest first: what images.csv joins, duplicates, and as many near ones as there are samples."""
     first: dict[str, int] = {}
@@ -82,7 +90,8 @@ def _links(samples: Sequence[Sample]) -> list[tuple[float, int, int]]:
         if sample.group is not None and first.setdefault(sample.group, index) != index:
             told.append((0.0, first[sample.group], index))
     with ThreadPoolExecutor() as pool:
-        described = np.stack(list(pool.map(lambda sample: descriptor(decode(sample.path)), samples)))
+        coming = pool.map(lambda sample: descriptor(decode(sample.path)), samples)
+        described = np.stack(list(shown(coming, "looking for look-alikes", len(samples))))
     pairs = _closest_pairs(described)
     many = max(len(samples), sum(distance < DUPLICATE for distance, *_ in pairs))
     return told + pairs[:many]
@@ -194,11 +203,21 @@ def _lack(share: float, have: Counter[int], counts: Counter[int], total: Counter
 
 
 def save(parts: Mapping[str, str], file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(parts, indent=0, sort_keys=True), encoding="utf-8")
+    """Write a split that is whole or as it was before."""
+    write_whole(file, json.dumps(parts, indent=0, sort_keys=True).encode())
 
 
 def load(file: Path) -> dict[str, str]:
-    """Name -> part, as `save` wrote it."""
-    parts: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
-    return parts
+    """Name -> part, as `save` wrote it.
+
+    Raises:
+        ConfigError: there is no such file, or it is no whole split.
+    """
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=dict[str, str])
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}. Name the split.json of a run, which `train` makes") from None
+    except ValueError as error:  # msgspec's errors are
+        raise ConfigError(
+            f"{file}: not a whole split: {error}. Remove it and run the same `train` again: it divides as before"
+        ) from None

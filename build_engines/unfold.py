@@ -8,6 +8,7 @@ heads are those of the segmenters, its map head is that of types.
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from build_engines import splits
 from build_engines.datasets import Sample, fit, picture
+from build_engines.files import write_whole
 from build_engines.networks import prepare
 from build_engines.runs import Facts, blank, save_facts
 from inspector.errors import ConfigError
@@ -69,7 +71,9 @@ def unfold(pack: Pack, samples: Sequence[Sample], parts: dict[str, str], out: Pa
             )
             continue
         give_back_norms(network, weights, [prepare(frame, scales.get(name, facts.scale)) for frame in frames])
-        torch.save({"average": network.state_dict()}, out / f"{name}.pt")
+        content = io.BytesIO()
+        torch.save({"average": network.state_dict()}, content)
+        write_whole(out / f"{name}.pt", content.getvalue())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from build_engines import (  # noqa: E402
     train,
     unfold,
 )
+from build_engines import reference as references  # noqa: E402
 from build_engines.__main__ import main  # noqa: E402
 from build_engines.feed import Feed, prepare_feed  # noqa: E402
 from build_engines.settings import Settings  # noqa: E402
@@ -459,12 +461,19 @@ def test_int8_is_kept_only_where_it_is_faster_and_as_good(
         assert entry.gpu.precision == "float16"
         assert (entry.figures["int8"]["verdict"] == "int8") == (folder / f"{network}.int8.onnx").is_file()
         assert entry.precision == ("int8" if entry.file.endswith(".int8.onnx") else "float32")
+        runs_at = entry.figures["int8"]["milliseconds"][entry.precision]
+        assert entry.figures["ms_on_one_cpu_thread"] == runs_at
     assert entries["types"].figures["int8"]["verdict"].startswith("float32: int8 is not faster")
     assert entries["segment_1"].figures["int8"]["verdict"].startswith("float32: int8 is not faster")
 
 
 def test_int8_of_one_network_brings_a_twin_for_gpus(
-    toys: Path, trained: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    toys: Path,
+    trained: Path,
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     folder = tmp_path / "pack"
     shutil.copytree(made, folder)
@@ -480,6 +489,16 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
     export.write_manifest(bare, folder)
     monkeypatch.setattr(quantize, "timed", lambda pack, *files: (2.0, 1.0))
     monkeypatch.setattr(quantize, "ALLOWED", 1.0)
+    before, made_anew = packs.load(folder).manifest.reference, list[tuple[str, int]]()
+    assert before is not None
+
+    def anew(pack: packs.Pack, samples: Sequence[datasets.Sample], made_on: str) -> packs.Reference:
+        assert pack.precisions()["types"] == "int8"
+        made_anew.append((made_on, len(samples)))
+        return reference(pack, samples, made_on)
+
+    reference = references.of
+    monkeypatch.setattr(references, "of", anew)
     words = ["quantize", "--pack", str(folder), "--data", str(toys), "--split", str(trained / "split.json")]
     assert main([*words, "--network", "types", "--validation", str(toys)]) == 0
     pack = packs.load(folder)
@@ -489,6 +508,17 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
     assert pack.for_gpu("fp32")["types"][0] == pack.for_gpu("fp16")["types"][0] == original
     assert pack.networks()["types"][0] != original
     assert "int8" not in pack.manifest.gate.figures
+    assert made_anew == [(f"{toys.name}, validation part", before.census.frames)]
+    assert pack.manifest.types.figures["ms_on_one_cpu_thread"] == 1.0
+
+    # ---- another network: this one stays as it is, and a reference on other frames is not made again
+    other = msgspec.structs.replace(before, made_on="frames that are not here")
+    export.write_manifest(msgspec.structs.replace(pack.manifest, reference=other), folder)
+    assert main([*words, "--network", "gate", "--validation", str(toys)]) == 0
+    pack = packs.load(folder)
+    assert pack.precisions() == {"gate": "int8", "types": "int8", "segment_1": "float32", "segment_2": "float32"}
+    assert pack.manifest.reference == other
+    assert "make it again with `reference`" in caplog.text
     assert main([*words, "--network", "segment_7"]) == 78
     unfold.unfold(pack, datasets.read(toys)[:4], {}, tmp_path / "run")  # from the original, as int8 cannot learn
     assert (tmp_path / "run" / "teacher.pt").is_file()

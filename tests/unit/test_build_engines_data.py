@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +13,11 @@ import pytest
 
 pytest.importorskip("torch", reason="build_engines needs torch: pip install 'inspector[train]'")
 
-from build_engines import datasets, splits, synthesize
+from build_engines import caching, datasets, splits, synthesize
 from build_engines.feed import prepare_feed
 from build_engines.settings import Settings
 from inspector import rle
+from inspector.cameras import _pictures
 from inspector.errors import ConfigError
 from tests.build_engines_toys import toy_frame, toy_frames
 
@@ -118,7 +121,7 @@ def test_reader_refuses_a_torn_picture_and_an_empty_folder(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="no pictures"):
         datasets.read(tmp_path)
     (tmp_path / "none.png").write_bytes(b"no picture")
-    with pytest.raises(ConfigError, match=r"none.png: not a picture"):
+    with pytest.raises(ConfigError, match=r"none.png: cannot be decoded: not a picture"):
         datasets.decode(tmp_path / "none.png")
     with pytest.raises(ConfigError, match=r"gone.png: No such file"):
         datasets.decode(tmp_path / "gone.png")
@@ -131,7 +134,7 @@ def test_a_torn_picture_is_refused_though_opencv_would_fill_it_up(tmp_path: Path
     (tmp_path / "whole").write_bytes(whole)
     (tmp_path / "torn").write_bytes(whole[: len(whole) * 2 // 3])
     assert datasets.decode(tmp_path / "whole").shape == (128, 256)
-    with pytest.raises(ConfigError, match="torn: the picture is torn"):
+    with pytest.raises(ConfigError, match=r"torn: is a .* that is cut short"):
         datasets.decode(tmp_path / "torn")
 
 
@@ -157,3 +160,114 @@ def test_look_alikes_stay_together_and_every_part_gets_some(tmp_path: Path) -> N
         assert len({parts[sample.name] for sample, own in zip(samples, grouped, strict=True) if own == group}) == 1
     splits.save(parts, tmp_path / "split.json")
     assert splits.load(tmp_path / "split.json") == parts
+
+
+# ---------------------------------------------------------------- what a mill's own set may hold
+
+
+def one_picture(folder: Path, pixels: datasets.Picture, table: str) -> Path:
+    (folder / "images").mkdir()
+    cv2.imencode(".png", pixels)[1].tofile(folder / "images" / "x.png")
+    (folder / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n" + table)
+    return folder
+
+
+def test_an_images_csv_in_another_encoding_is_told(tmp_path: Path) -> None:
+    folder = one_picture(tmp_path, np.zeros((8, 8), np.uint8), "")
+    (folder / "images.csv").write_bytes("ImageId,Labelled,Group\nx.png,1,Mühle\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"images.csv: not a CSV table in UTF-8"):
+        datasets.read(folder)
+
+
+def test_a_ragged_mask_is_a_long_cell(tmp_path: Path) -> None:
+    mask = (np.indices((256, 512)).sum(axis=0) % 2).astype(np.uint8)
+    text = rle.encode(mask)
+    assert len(text) > 131_072
+    (sample,) = datasets.read(one_picture(tmp_path, 0 * mask, f"x.png,3,{text}\n"))
+    np.testing.assert_array_equal(datasets.masks(sample, [3])[0], mask)
+
+
+def test_a_named_class_without_a_mask_is_told_in_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = one_picture(tmp_path, np.zeros((8, 8), np.uint8), "x.png,1,1 1\n")
+    with caplog.at_level(logging.WARNING):
+        datasets.read(folder, {1: "spot"})
+        assert not caplog.records
+        datasets.read(folder, {1: "spot", 3: "pits", 2: "bar"})
+    (record,) = caplog.records
+    assert record.getMessage() == f"{folder}: no mask of the named 2 bar, 3 pits: the pack will not know of it"
+
+
+def test_names_may_be_anything_and_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "names.yaml"
+    for content in ("~: pits", "- pits", "one: pits", "1: [", "\xff"):
+        file.write_text(content, encoding="latin-1")
+        with pytest.raises(ConfigError, match=r"names.yaml: .*Write one line for each class"):
+            datasets.read_names(file)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+def turned(pixels: datasets.Picture) -> bytes:
+    """A JPEG whose EXIF tag says that it is to be turned by a quarter."""
+    jpeg = cv2.imencode(".jpg", pixels)[1].tobytes()
+    orientation = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0" + orientation
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + jpeg[2:]
+
+
+def test_a_picture_is_what_the_line_replays(tmp_path: Path) -> None:
+    pixels = np.repeat(np.arange(96, dtype=np.uint8)[None], 64, axis=0)
+    raw = turned(pixels)
+    assert cv2.imdecode(np.frombuffer(raw, np.uint8), cv2.IMREAD_GRAYSCALE).shape == (96, 64)
+    (tmp_path / "x.jpg").write_bytes(raw)
+    found = datasets.decode(tmp_path / "x.jpg")
+    assert found.shape == (64, 96)
+    np.testing.assert_array_equal(found, _pictures.decode(raw, _pictures.inspect(raw)))
+
+
+def test_what_the_line_refuses_is_no_picture_to_learn_from(tmp_path: Path) -> None:
+    deep, pages = tmp_path / "deep.png", tmp_path / "pages.tif"
+    cv2.imwrite(str(deep), np.zeros((8, 8), np.uint16))
+    cv2.imwritemulti(str(pages), [np.zeros((8, 8), np.uint8)] * 2)
+    with pytest.raises(ConfigError, match=r"deep.png: is a 16-bit PNG"):
+        datasets.decode(deep)
+    with pytest.raises(ConfigError, match=r"pages.tif: has 2 pages"):
+        datasets.decode(pages)
+
+
+def test_what_is_kept_is_bounded_in_bytes_and_the_oldest_goes() -> None:
+    made: list[int] = []
+
+    def make(size: int) -> bytes:
+        made.append(size)
+        return bytes(size)
+
+    kept = caching.Cached(make, len, 100)
+    for size in (40, 50, 40):
+        assert len(kept(size)) == size
+    assert made == [40, 50]
+    kept(30)  # 50 was unused for longest
+    assert kept.kept_bytes == 70
+    kept(40)
+    assert made == [40, 50, 30]
+    kept(50)
+    assert made == [40, 50, 30, 50]
+    assert len(kept(1000)) == 1000
+    assert kept.kept_bytes == 0
+
+
+def test_pictures_of_any_size_fill_no_more_memory_than_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cache in (datasets._pictures_kept, datasets._masks_kept):
+        monkeypatch.setattr(cache, "_limit", 3 * 256 * 512)
+    (tmp_path / "images").mkdir()
+    rows = ["ImageId,ClassId,EncodedPixels"]
+    for number in range(8):
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), np.full((256, 512), number, np.uint8))
+        rows += [f"{number}.png,1,1 5", f"{number}.png,2,9 5"]
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    for sample in datasets.read(tmp_path):
+        assert datasets.masks(sample, [1, 2]).sum() == 10
+        assert datasets._pictures_kept.kept_bytes <= 3 * 256 * 512
+        assert datasets._masks_kept.kept_bytes <= 3 * 256 * 512
+    assert datasets._pictures_kept.kept_bytes > 0

@@ -18,6 +18,7 @@ import pytest
 import zmq
 
 import inspector
+from inspector.cameras._index import Header
 from inspector.cameras.replay import Recorder
 from inspector.events import Defect, Event
 from inspector.flatfield import FlatField
@@ -99,16 +100,29 @@ def test_frames_of_a_recording_as_pictures_with_what_was_said_of_them(tmp_path: 
     correction = FlatField(np.full(40, 10.0), np.full(40, 2.0))
     correction.save(tmp_path / "flat.npz")
     pixels = np.arange(8 * 40, dtype=np.uint8).reshape(8, 40) % 100
-    with Recorder(tmp_path / "r", "top1", flat_field=(tmp_path / "flat.npz").read_bytes()) as recorder:
-        for number in range(5, 9):
-            recorder.frame(Frame("top1", number, 10**18, 5, 0, pixels + np.uint8(number)))
+
+    def record(folder: str, run: str) -> Path:
+        flat_field = (tmp_path / "flat.npz").read_bytes()
+        with Recorder(tmp_path / folder, "top1", Header(version=2, camera="top1", run=run), flat_field) as recorder:
+            for number in range(5, 9):
+                recorder.frame(Frame("top1", number, 10**18, 5, 0, pixels + np.uint8(number)))
+        return tmp_path / folder
+
+    first, second = record("r", "550df0224640"), record("s", "12a4")
     export, out = tmp_path / "export.csv", tmp_path / "own" / "images"
     export.write_text("ImageId,ClassId,EncodedPixels\ntop1_7,3,1 2\ntop1_8,1,9 4\ntop2_7,1,3 3\n")
-    with example("frames_to_pictures.py", tmp_path / "r", "--out", out, "--every", 2, "--labels", export) as process:
-        assert process.wait(PATIENCE_S) == 0
+    words = "--out", out, "--every", 2, "--labels", export
+    with example("frames_to_pictures.py", first, second, *words) as process:
+        assert process.wait(PATIENCE_S) == 1  # of which of them is top1_7?
+    assert not list(out.iterdir())
+    for recordings in ([first], [first, second], [second]):  # what is there already stays as it is
+        with example("frames_to_pictures.py", *recordings, *words) as process:
+            assert process.wait(PATIENCE_S) == 0
 
-    assert sorted(path.name for path in out.iterdir()) == ["top1_5.png", "top1_7.png"]
+    names = [f"top1_{run}_{number}.png" for run in ("12a4", "550df0224640") for number in (5, 7)]
+    assert sorted(path.name for path in out.iterdir()) == names
     wanted = pixels + np.uint8(7)
     correction.correct(wanted)
-    assert np.array_equal(cv2.imread(str(out / "top1_7.png"), cv2.IMREAD_UNCHANGED), wanted)
-    assert (tmp_path / "own" / "train.csv").read_text() == "ImageId,ClassId,EncodedPixels\ntop1_7.png,3,1 2\n"
+    assert np.array_equal(cv2.imread(str(out / names[1]), cv2.IMREAD_UNCHANGED), wanted)
+    table = f"ImageId,ClassId,EncodedPixels\n{names[3]},3,1 2\n{names[1]},3,1 2\n"
+    assert (tmp_path / "own" / "train.csv").read_text() == table
