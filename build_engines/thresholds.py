@@ -195,8 +195,8 @@ def _hits(found: Sequence[Region], defects: Sequence[Blob]) -> NDArray[np.bool_]
 
 def _pieces(found: Sequence[Region], truth: NDArray[np.bool_], hits: NDArray[np.bool_]) -> Pieces:
     rows = [
-        (region.area_px, int(_under(truth, region)[region.mask].sum()), region.peak, hit)
-        for region, hit in zip(found, hits.any(axis=1).tolist(), strict=True)
+        (region.area_px, int(_under(truth, region)[region.mask].sum()), region.peak, bool(hit.any()))
+        for region, hit in zip(found, hits, strict=True)
     ]
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
