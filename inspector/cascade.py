@@ -20,6 +20,10 @@ from inspector.pack import Manifest, Pack, pixel_level
 from inspector.records import Batch, Region, Roi, Tile, Verdict, Verdicts
 from inspector.runtimes import Patch, Stream
 
+AMPLE = 4
+"""At so many times its minimum area a region is half sure by its size: small ones are more often false (docs/training.md
+has what that was worth)."""
+
 
 class Cascade:
     """The six networks of one worker."""
@@ -91,15 +95,16 @@ class Cascade:
     def _regions(self, picture: Patch, verdict: Verdict, number: int, type_score: float) -> list[Region]:
         segmenter = next(part for part in self._manifest.segmenters if part.class_number == number)
         needed = round(segmenter.minimum_area_px * veto_factor(self._manifest, number, type_score))
-        trust = (verdict.gate_score * type_score) ** 0.5
+        ample = AMPLE * segmenter.minimum_area_px
         at = picture.y, picture.x
         found = regions(picture.values, verdict.roi, number, segmenter.threshold, self._merge_px, at)
         height = verdict.frame.pixels.shape[0]
         kept = []
         for region in found:
             region.needed_px, region.needed_peak = needed, math.ceil(segmenter.seed * 255)
-            # The geometric mean of what gate, types and segmenter say, each 0..1.
-            region.score = (trust**2 * region.score) ** (1 / 3)
+            # The geometric mean of what types, segmenter and size say, each 0..1. The gate's score is of the whole
+            # frame: with it regions are ranked no better.
+            region.score = (type_score * region.score * region.area_px / (region.area_px + ample)) ** (1 / 3)
             reaches_seam = region.y <= self._merge_px or region.y + region.height >= height - self._merge_px
             if region.reported or reaches_seam:
                 kept.append(region)

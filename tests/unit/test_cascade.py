@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from inspector import pack
-from inspector.cascade import Cascade, apart, regions, veto_factor
+from inspector.cascade import AMPLE, Cascade, apart, regions, veto_factor
 from inspector.config import EdgeConfig
 from inspector.pack import Manifest, Pack
 from inspector.preprocess import cut, find_edges
@@ -298,12 +298,12 @@ def test_one_place_has_one_defect() -> None:
     assert apart([unsure, large], (64, 96)) == [large], "what may come to nothing hides nothing"
 
 
-def test_scores_join_what_all_three_networks_say(graded: Bench) -> None:
+def test_scores_join_what_types_and_segmenter_say_and_how_large_it_is(graded: Bench) -> None:
     picture = clean()
     picture[10:20, 10:20] = BAND[2] + 4
     (verdict,) = graded.judge([picture])
     (region,) = verdict.regions
-    assert region.score == pytest.approx((1.0 * 0.4 * 240 / 255) ** (1 / 3), rel=1e-6)
+    assert region.score == pytest.approx((0.4 * 240 / 255 * 100 / (100 + 4 * AMPLE)) ** (1 / 3), rel=1e-6)
 
 
 # ---------------------------------------------------------------- tiles
@@ -366,7 +366,8 @@ def test_where_lanes_overlap_the_surer_one_counts(tmp_path: Path, x: int) -> Non
     for made in bench(folder):
         (verdict,) = made.judge([picture])
         (region,) = verdict.regions
-        assert region.score == pytest.approx(1.0)
+        assert region.peak == 255
+        assert region.score == pytest.approx((60 / (60 + 4 * AMPLE)) ** (1 / 3))
 
 
 def test_tiles_beyond_the_edge_are_not_asked(counted: Bench) -> None:
