@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from inspector.coarse import add_coarse
 from inspector.events import Depth
 from inspector.pack import Manifest, Pack, pixel_level
-from inspector.records import Batch, Region, Roi, Tile, Verdict, Verdicts
+from inspector.records import Batch, Region, Roi, Tile, Verdict, Verdicts, sized
 from inspector.runtimes import Patch, Stream
 
 AMPLE = 4
-"""At so many times its minimum area a region is half sure by its size: small ones are more often false (docs/training.md
-has what that was worth)."""
+"""At so many times its minimum area a region is half sure by its size, as small ones are more often false.
+docs/training.md has what that was worth."""
 
 
 class Cascade:
@@ -102,9 +102,9 @@ class Cascade:
         kept = []
         for region in found:
             region.needed_px, region.needed_peak = needed, math.ceil(segmenter.seed * 255)
-            # The geometric mean of what types, segmenter and size say, each 0..1. The gate's score is of the whole
-            # frame: with it regions are ranked no better.
-            region.score = (type_score * region.score * region.area_px / (region.area_px + ample)) ** (1 / 3)
+            # With its size (see `sized`) the geometric mean of what types, segmenter and size say, each 0..1. The
+            # gate's score is of the whole frame: with it regions are ranked no better.
+            region.score, region.ample_px = (type_score * region.score) ** (1 / 3), ample
             reaches_seam = region.y <= self._merge_px or region.y + region.height >= height - self._merge_px
             if region.reported or reaches_seam:
                 kept.append(region)
@@ -119,7 +119,7 @@ def apart(found: list[Region], shape: tuple[int, ...]) -> list[Region]:
     if len({region.class_number for region in found}) < 2:
         return found
     taken, kept = np.zeros(shape, dtype=np.bool_), set[int]()
-    for region in sorted(found, key=lambda one: (not one.reported, -one.score)):
+    for region in sorted(found, key=lambda one: (not one.reported, -sized(one.score, one.area_px, one.ample_px))):
         box = taken[region.y : region.y + region.height, region.x : region.x + region.width]
         if 2 * int(np.count_nonzero(box & region.mask)) <= region.area_px:
             kept.add(id(region))

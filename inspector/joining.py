@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from inspector.config import GradingConfig
 from inspector.events import Box
-from inspector.records import Frame, Pixels, Region, Roi, Verdict
+from inspector.records import Frame, Pixels, Region, Roi, Verdict, sized
 from inspector.rle import encode_box
 from inspector.seams import above, agree, below, near, union
 from inspector.strip import Geometry
@@ -96,7 +96,9 @@ class OpenDefect:
 
     @property
     def score(self) -> float:
-        return sum(part.score * part.area_px for part in self.parts) / max(1, sum(part.area_px for part in self.parts))
+        areas = [part.area_px for part in self.parts]
+        mean = sum(part.score * area for part, area in zip(self.parts, areas, strict=True)) / max(1, sum(areas))
+        return sized(mean, self.area_px, max(part.ample_px for part in self.parts))
 
     @property
     def size(self) -> tuple[int, int]:

@@ -131,14 +131,20 @@ class Batch:
     sights: dict[int, list[Sight]] = field(default_factory=dict)
 
 
+def sized(score: float, area_px: int, ample_px: int) -> float:
+    """A region's score with its size, of which it takes the third part: small ones are more often false. At `ample_px`
+    its size makes it half sure; 0: its size is nobody's business."""
+    return score * (area_px / (area_px + ample_px)) ** (1 / 3) if ample_px else score
+
+
 @dataclass(slots=True)
 class Region:
     """One connected component of one class in one frame.
 
     `mask` is bool [height, width] of the box; box coordinates are frame pixels, `score` is 0..1. A region with less
     than `needed_px`, or whose surest pixel (`peak`, 0..255) is below `needed_peak`, is only kept while it may go on in
-    a neighbouring frame. A `coarse` one was not segmented: the
-    defect lies somewhere in it, and its mask is all of it.
+    a neighbouring frame. A `coarse` one was not segmented: the defect lies somewhere in it, and its mask is all of it.
+    The score has the size in it only when the defect is whole (see `sized`).
     """
 
     class_number: int
@@ -151,6 +157,7 @@ class Region:
     coarse: bool = False
     peak: int = 255
     needed_peak: int = 0
+    ample_px: int = 0
 
     @property
     def reported(self) -> bool:

@@ -20,7 +20,7 @@ from inspector.cascade import AMPLE, Cascade, apart, regions, veto_factor
 from inspector.config import EdgeConfig
 from inspector.pack import Manifest, Pack
 from inspector.preprocess import cut, find_edges
-from inspector.records import Batch, Frame, Pixels, Region, Roi, Verdict
+from inspector.records import Batch, Frame, Pixels, Region, Roi, Verdict, sized
 from inspector.runtimes import Patch, Stream
 from inspector.runtimes import onnx as runtime_onnx
 from tests import networks
@@ -303,7 +303,11 @@ def test_scores_join_what_types_and_segmenter_say_and_how_large_it_is(graded: Be
     picture[10:20, 10:20] = BAND[2] + 4
     (verdict,) = graded.judge([picture])
     (region,) = verdict.regions
-    assert region.score == pytest.approx((0.4 * 240 / 255 * 100 / (100 + 4 * AMPLE)) ** (1 / 3), rel=1e-6)
+    assert region.score == pytest.approx((0.4 * 240 / 255) ** (1 / 3), rel=1e-6)
+    assert region.ample_px == 4 * AMPLE
+    whole = sized(region.score, region.area_px, region.ample_px)
+    assert whole == pytest.approx((0.4 * 240 / 255 * 100 / (100 + 4 * AMPLE)) ** (1 / 3), rel=1e-6)
+    assert sized(0.7, 5, 0) == 0.7
 
 
 # ---------------------------------------------------------------- tiles
@@ -367,7 +371,7 @@ def test_where_lanes_overlap_the_surer_one_counts(tmp_path: Path, x: int) -> Non
         (verdict,) = made.judge([picture])
         (region,) = verdict.regions
         assert region.peak == 255
-        assert region.score == pytest.approx((60 / (60 + 4 * AMPLE)) ** (1 / 3))
+        assert region.score == pytest.approx(1.0)
 
 
 def test_tiles_beyond_the_edge_are_not_asked(counted: Bench) -> None:
