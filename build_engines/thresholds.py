@@ -6,9 +6,9 @@ validation frame is clean, nothing is won by holding one back: the lowest thresh
 Types: the threshold with the best F1; the floor keeps 98.5 % of the frames that have the class, within limits.
 Segmenters: the pixel threshold, seed and minimum area with the best sum of the mean Dice of frames that have the class,
 half the share of its defects that are found, and half of 1 - false events a frame, among the frames that gate and types
-let through; seed and minimum area together may delete at most 3 % of the defects that are found without them, and no
-minimum area is below a quarter of what 95 % of the defects of the class exceed. Of equals the largest.
-Real frames weigh as much as four sets of synthetic strip, whatever the number of frames.
+let through; seed and minimum area (with the veto of the types) may delete at most 3 % of the defects that are found
+without them, and no minimum area is below a quarter of what 95 % of the defects of the class exceed. Of equals the
+strictest. Real frames weigh as much as four sets of synthetic strip, whatever the number of frames.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from build_engines.datasets import Sample, masks
 from build_engines.events import Blob, detects, truth_blobs
 from build_engines.judging import batch_of, type_scores
-from inspector.cascade import drawn, regions
+from inspector.cascade import drawn, regions, veto_factor
 from inspector.config import GradingConfig
 from inspector.errors import ConfigError
 from inspector.pack import Manifest, Pack
@@ -63,6 +64,9 @@ any class (see events)."""
 
 Rule = tuple[float, float, int]
 """Pixel threshold, seed, minimum area."""
+
+Reach = tuple[Pieces, float]
+"""The pieces that detect a defect, and how many times the minimum area they must show (see `veto_factor`)."""
 
 
 @dataclass
@@ -183,6 +187,14 @@ def _look(manifest: Manifest, stream: Stream, sample: Sample, source: int) -> Se
     return seen
 
 
+class Asked(NamedTuple):
+    """A frame about which a segmenter is asked."""
+
+    seen: Seen
+    factor: float
+    """How many times the minimum area its class must show there."""
+
+
 NOTHING: Pieces = np.zeros((0, 4), dtype=np.int64)
 
 
@@ -201,7 +213,7 @@ def _pieces(found: Sequence[Region], truth: NDArray[np.bool_], hits: NDArray[np.
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
-def _kept(pieces: Pieces, seed: float, area: int) -> Pieces:
+def _kept(pieces: Pieces, seed: float, area: float) -> Pieces:
     """Those that are reported."""
     return pieces[(pieces[:, 0] >= area) & (pieces[:, 2] >= seed * 255)]
 
@@ -262,7 +274,11 @@ def _with_segmenters(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
     for position, entry in enumerate(manifest.classes):
         part = next(part for part in manifest.segmenters if part.class_number == entry.number)
         floor = manifest.types.floors[entry.number]
-        asked = [one for one in seen if one.gate >= manifest.gate.threshold and one.types[position] >= floor]
+        asked = [
+            Asked(one, veto_factor(manifest, entry.number, float(one.types[position])))
+            for one in seen
+            if one.gate >= manifest.gate.threshold and one.types[position] >= floor
+        ]
         smallest = _smallest([area for one in seen for area in one.defects.get(position, [])])
         threshold, seed, area = _best_rule(asked, position, smallest)
         parts.append(msgspec.structs.replace(part, threshold=threshold, seed=seed, minimum_area_px=area))
@@ -273,9 +289,9 @@ def _smallest(areas: Sequence[int]) -> float:
     return SMALLEST_SHARE * float(np.quantile(areas, SMALLEST_QUANTILE)) if areas else 0.0
 
 
-def _best_rule(asked: Sequence[Seen], position: int, smallest: float) -> Rule:
+def _best_rule(asked: Sequence[Asked], position: int, smallest: float) -> Rule:
     """The rule that serves best; of equals the strictest."""
-    if not any(one.truth_px[position] for one in asked):
+    if not any(own.seen.truth_px[position] for own in asked):
         return 0.5, 0.0, AREA_OF_THE_UNKNOWN_PX
     areas = [area for area in AREAS_PX if area >= smallest] or [AREAS_PX[-1]]
     rules = [
@@ -290,20 +306,21 @@ def _best_rule(asked: Sequence[Seen], position: int, smallest: float) -> Rule:
     return max(rules, key=lambda rule: (round(_worth(asked, position, *rule), 9), rule))
 
 
-def _reaches(asked: Sequence[Seen], position: int, threshold: float) -> list[Pieces]:
-    return [reach for one in asked for reach in one.reach.get((position, threshold), [])]
+def _reaches(asked: Sequence[Asked], position: int, threshold: float) -> list[Reach]:
+    return [(reach, own.factor) for own in asked for reach in own.seen.reach.get((position, threshold), [])]
 
 
-def lost(reach: Sequence[Pieces], seed: float, area: int, least: int = 0) -> float:
-    """Share of the defects that are found from the area `least` on, and not with this seed and minimum area."""
-    found = [own for own in reach if len(_kept(own, 0.0, least))]
-    return sum(not len(_kept(own, seed, area)) for own in found) / len(found) if found else 0.0
+def lost(reach: Sequence[Reach], seed: float, area: int, least: int = 0) -> float:
+    """Share of the defects that are found from the area `least` on, and not with this seed and minimum area, which
+    grows where the types doubt."""
+    found = [own for own in reach if len(_kept(own[0], 0.0, least))]
+    return sum(not len(_kept(pieces, seed, factor * area)) for pieces, factor in found) / len(found) if found else 0.0
 
 
-def _worth(asked: Sequence[Seen], position: int, threshold: float, seed: float, area: int) -> float:
+def _worth(asked: Sequence[Asked], position: int, threshold: float, seed: float, area: int) -> float:
     dice, false, weights = 0.0, 0.0, [1e-12, 1e-12]
-    for one in asked:
-        kept = _kept(one.pieces.get((position, threshold), NOTHING), seed, area)
+    for one, factor in asked:
+        kept = _kept(one.pieces.get((position, threshold), NOTHING), seed, factor * area)
         true_px = int(one.truth_px[position])
         false += one.weight * int((kept[:, 3] == 0).sum())
         weights[0] += one.weight
@@ -311,5 +328,5 @@ def _worth(asked: Sequence[Seen], position: int, threshold: float, seed: float, 
             dice += one.weight * 2.0 * int(kept[:, 1].sum()) / (int(kept[:, 0].sum()) + true_px)
             weights[1] += one.weight
     reach = _reaches(asked, position, threshold)
-    recall = sum(len(_kept(own, seed, area)) > 0 for own in reach) / max(1, len(reach))
+    recall = sum(len(_kept(pieces, seed, factor * area)) > 0 for pieces, factor in reach) / max(1, len(reach))
     return dice / weights[1] + 0.5 * recall + 0.5 * (1 - false / weights[0])

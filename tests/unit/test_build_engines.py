@@ -565,19 +565,21 @@ def pieces(*rows: tuple[int, int, int, int]) -> thresholds.Pieces:
     [(0, 4, 0.0), (0, 100, 0.0), (0, 101, 0.25), (0, 1000, 1.0), (0.5, 4, 0.0), (0.9, 4, 0.5), (0.9, 300, 0.75)],
 )
 def test_seed_and_area_lose_only_what_was_found_without_them(seed: float, area: int, lost: float) -> None:
-    found = [pieces((size, size, peak, 1)) for size, peak in ((100, 255), (200, 140), (300, 140), (400, 240))]
-    assert thresholds.lost([pieces(), *found, pieces()], seed, area) == lost
-    assert thresholds.lost([pieces()], seed, area) == 0
-    assert thresholds.lost([pieces((50, 50, 255, 1))], 0, 100, least=80) == 0
+    found = [(pieces((size, size, peak, 1)), 1.0) for size, peak in ((100, 255), (200, 140), (300, 140), (400, 240))]
+    nothing = pieces(), 1.0
+    assert thresholds.lost([nothing, *found, nothing], seed, area) == lost
+    assert thresholds.lost([nothing], seed, area) == 0
+    assert thresholds.lost([(pieces((50, 50, 255, 1)), 1.0)], 0, 100, least=80) == 0
+    assert thresholds.lost([(pieces((50, 50, 255, 1)), 3.0)], 0, 20) == 1, "the types doubt"
 
 
 def test_the_minimum_area_spares_small_real_defects() -> None:
-    def seen(truth_px: int, *rows: tuple[int, int, int, int]) -> thresholds.Seen:
+    def seen(truth_px: int, *rows: tuple[int, int, int, int]) -> thresholds.Asked:
         own = thresholds.Seen(0, 0.9, np.ones(1, np.float32), np.array([truth_px]))
         for threshold in thresholds.PIXEL_THRESHOLDS:
             own.reach[0, threshold] = [pieces(*rows)] if truth_px else []
             own.pieces[0, threshold] = pieces(*rows)
-        return own
+        return thresholds.Asked(own, 1.0)
 
     small = [seen(150, (150, 150, 200, 1)) for _ in range(10)]
     speck, large = seen(0, (140, 0, 250, 0)), seen(0, (400, 0, 160, 0))

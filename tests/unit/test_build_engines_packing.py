@@ -37,6 +37,33 @@ def test_false_alarms_are_a_reason_against_int8() -> None:
     assert "loses" in trial(false_alarm_rate=(0.1, 0.106)).verdict
     assert "loses" in trial(frame_false_alarm_rate=(0.1, 0.106)).verdict
     assert trial(false_alarm_rate=(0.1, 0.02), recall=(0.9, 0.95)).verdict == "int8"
+    one_of_fifty = trial(false_alarm_rate=(0.1, 0.12))
+    assert dataclasses.replace(one_of_fifty, clean=50).verdict == "int8", "half a point cannot be told on 50 frames"
+    assert "loses" in dataclasses.replace(one_of_fifty, clean=5000).verdict
+
+
+def test_the_gates_threshold_follows_its_scores() -> None:
+    def record(score: float, defective: bool) -> judging.Record:
+        return judging.Record(
+            name="x",
+            group=0,
+            gate_score=score,
+            passed=False,
+            type_scores=[],
+            named=[],
+            truth_px=[int(defective)],
+            found_px=[0],
+            both_px=[0],
+            background=(0, 0),
+            truths=[],
+            found=[],
+        )
+
+    defective = [record(score, True) for score in (0.91234, 0.71234, 0.51234, 0.21234)]
+    assert quantize._following([*defective, record(0.6, False)], 0.75) == 0.512
+    assert quantize._following(defective, 1.0) == 0.212
+    assert quantize._following([record(0.6, False)], 0.75) is None
+    assert quantize._following(defective, float("nan")) is None
 
 
 def test_false_alarms_are_figures_of_every_network(toys: Path, tmp_path: Path) -> None:
