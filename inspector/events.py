@@ -125,8 +125,8 @@ class Defect(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="d
     area_mm2: float
     defect_class: DefectClass
     score: float
-    """How sure the networks are, 0..1, and how large it is: the geometric mean of what types, segmenter and size say; of
-    what was not segmented, of types and gate."""
+    """How sure the networks are, 0..1, and how large it is: the geometric mean of what types, segmenter and size say;
+    of what was not segmented, of types and gate."""
     severity: str
     mask: Mask
     continues: bool
