@@ -207,9 +207,8 @@ class Zeromq:
     def _close(self) -> None:
         publisher, self._socket, self.endpoints = self._socket, None, []
         if publisher is not None:
-            publisher.close(linger=self._options.linger_ms)
+            self._door.close(self._options.linger_ms)
             self._files.close()
-            self._door.close()
             self._context.term()
 
 

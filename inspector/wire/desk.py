@@ -299,8 +299,7 @@ def _opened(
         context = held.enter_context(zmq.Context())
         router = held.enter_context(_router(context))
         door = Door(context, router, name, role, keyring, LONGEST_REQUEST, on_gone)
-        held.callback(door.close)
-        held.callback(router.close, LINGER_MS)  # before the door
+        held.callback(door.close, LINGER_MS)
         try:
             _bind(router, wanted, f"{name}.address", held)
         except (zmq.ZMQError, OSError) as error:

@@ -6,7 +6,7 @@ socket.bind(...)
 poll the socket and door.sockets; at least every 0.1 s: door.tend()
 frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
 if (peer := door.came(frames[0])) is not None: ...
-socket.close(); door.close(); context.term()
+door.close(linger_ms); context.term()                    it closes the socket too
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WRAPPING = 64
 
 
 class Door:
-    """Used in the socket's own thread, from before it is bound until after it is closed.
+    """Used in the socket's own thread, from before it is bound until it closes it.
 
     Args:
         context: the socket's; no other server may use it if there are keys.
@@ -58,6 +58,7 @@ class Door:
         on_gone: Callable[[Peer], None] = lambda peer: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._server = server
         self._role = role
         self._keyring = keyring
         self.refusals = Refusals(name, clock)
@@ -131,9 +132,14 @@ class Door:
         if self._zap is not None and peer.user:
             self._zap.shut_out(peer.user)
 
-    def close(self) -> None:
-        """After the server's socket: while that is open it must find somebody to ask."""
+    def close(self, linger_ms: int) -> None:
+        """Close the server's socket, which may go on sending for so long, and all that watched it.
+
+        The monitor goes before the socket: of a connection that ends while that closes, libzmq would wait for ever to
+        tell nobody, and the context would never end. ZAP goes after it: while it is open it must find somebody to ask.
+        """
         self._guard.close()
+        self._server.close(linger=linger_ms)
         if self._zap is not None:
             self._zap.close()
 

@@ -101,9 +101,8 @@ class Guard:
         self.socket.connect(address)
 
     def close(self) -> None:
-        """Safe before and after the server's socket is closed."""
-        if not self._server.closed:
-            self._server.disable_monitor()  # libzmq would wait for ever to tell nobody
+        """Before the server's socket is closed."""
+        self._server.disable_monitor()  # libzmq would wait for ever to tell nobody
         self.socket.close()
         self.watched.close()
 

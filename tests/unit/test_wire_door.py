@@ -54,8 +54,7 @@ class Server:
         self.heard: list[tuple[Peer, bytes]] = []
 
     def close(self) -> None:
-        self.socket.close(linger=0)
-        self.door.close()
+        self.door.close(0)
         self.context.term()
 
     def turn(self) -> None:
