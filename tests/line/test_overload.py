@@ -20,7 +20,7 @@ def test_segmenters_go_first_frames_never_and_all_comes_back(start: Start, tmp_p
     """Segmenters that are much too slow for a strip on which each frame asks for them; then the strip stands."""
     path, pack = tmp_path / "j.db", make_pack(tmp_path / "pack")
     for number in BAND:
-        slow(pack, products=20, network=f"segment_{number}")
+        slow(pack, products=60, network=f"segment_{number}")
     setup = config(
         pack,
         path,

@@ -452,7 +452,7 @@ def test_cross_validation_judges_every_frame_by_a_pack_that_never_saw_it(
 
 def test_thresholds_of_a_fold_are_the_choice_of_the_others(toys: Path) -> None:
     def seen(gate: float, truth_px: int) -> thresholds.Seen:
-        own = thresholds.Seen(0, gate, np.array([gate], np.float32), np.array([truth_px]))
+        own = thresholds.Seen(0, gate, np.array([0.9], np.float32), np.array([truth_px]))
         for threshold in thresholds.PIXEL_THRESHOLDS:
             own.pieces[0, threshold] = np.array([(900, truth_px, 255, truth_px > 0)])
             own.reach[0, threshold] = [own.pieces[0, threshold]] if truth_px else []
