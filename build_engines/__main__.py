@@ -6,18 +6,16 @@ python -m build_engines train|crossvalidate|measure|evaluate|export|reference|qu
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from build_engines.arguments import parser
-from build_engines.files import MISSING, naming, refusal, write_whole
+from build_engines.files import MISSING, naming, refusal, write_json
 from build_engines.progress import shown
 from inspector.errors import ConfigError, InspectorError
 
@@ -35,7 +33,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         data=arguments.data,
         out=arguments.out,
         extra=tuple(arguments.extra),
-        shapes=_shapes(arguments.shapes),
+        shapes=arguments.shapes,
         parent=arguments.parent,
         distill=tuple(arguments.distill),
         names=arguments.names,
@@ -53,23 +51,6 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         recipe=Recipe(turned=0.5 if arguments.turned else 0.0),
         **more,
     )
-
-
-def _shapes(file: Path | None) -> Path | None:
-    """--shapes, which is looked at before the pictures are: that takes longer."""
-    from build_engines import synthesize
-
-    try:
-        if file is not None:
-            synthesize.read_shapes(file, tuple(synthesize.KINDS))
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}. Name a mask_shapes.csv, or leave --shapes out") from None
-    except (csv.Error, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{file}: not masks of {synthesize.HEIGHT} x {synthesize.WIDTH} px in columns "
-            f"ImageId,ClassId,EncodedPixels: {error!r}. Mend it, or leave --shapes out"
-        ) from None
-    return file
 
 
 def _device(name: str) -> str:
@@ -103,7 +84,7 @@ def crossvalidate(arguments: argparse.Namespace) -> None:
     if arguments.json is None:
         _show(evaluation.plain(found))
     else:
-        write_whole(arguments.json, (json.dumps(evaluation.plain(found), indent=2) + "\n").encode())
+        write_json(arguments.json, evaluation.plain(found))
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -235,7 +216,7 @@ def compare(arguments: argparse.Namespace) -> int:
         found = comparing.compare(pack, seen, partial(onnx.open, onnx.Options(workers=1)), candidate, tolerance)
     sys.stdout.write("\n".join(comparing.rows(found)) + "\n")
     if arguments.json is not None:
-        write_whole(arguments.json, (json.dumps(comparing.plain(found), indent=2) + "\n").encode())
+        write_json(arguments.json, comparing.plain(found))
     for fault in found.faults:
         out.print(f"beyond the tolerance: {fault}", style="red", markup=False, highlight=False)
     return int(bool(found.faults))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -198,6 +198,15 @@ def read_names(file: Path | None) -> dict[int, str]:
 def class_numbers(samples: Iterable[Sample]) -> list[int]:
     """Every class number that any sample has, in order."""
     return sorted({number for sample in samples for number in sample.classes})
+
+
+def strange(samples: Iterable[Sample], known: Container[int]) -> tuple[str, int] | None:
+    """Where the samples first have a class that is not known, and which; of several the lowest. None: all are known."""
+    found = [(number, sample) for sample in samples for number in sample.classes if number not in known]
+    if not found:
+        return None
+    number, sample = min(found, key=lambda one: one[0])
+    return sample.places.get(number, sample.name), number
 
 
 def check(samples: Sequence[Sample]) -> None:

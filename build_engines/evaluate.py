@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from build_engines import bootstrap, judging, splits
-from build_engines.datasets import Sample
+from build_engines.datasets import Sample, strange
 from build_engines.figures import Table, figures, size_limits
-from build_engines.files import write_whole
+from build_engines.files import write_json
 from build_engines.judging import Record
 from build_engines.progress import shown
 from inspector import pack as packs
@@ -40,10 +39,9 @@ def judged(
     known = [sample for sample in samples if sample.labelled]
     if not known:
         raise ConfigError("no labelled frame to measure on. Name another folder or part")
-    strange = sorted({number for sample in known for number in sample.classes} - set(pack.class_names))
-    if strange:
-        place = next(sample.places.get(strange[0], sample.name) for sample in known if strange[0] in sample.classes)
-        raise ConfigError(f"{place}: class {strange[0]} is unknown to the pack, which has {sorted(pack.class_names)}")
+    if found := strange(known, pack.class_names):
+        place, number = found
+        raise ConfigError(f"{place}: class {number} is unknown to the pack, which has {sorted(pack.class_names)}")
     group_of = splits.group_of(samples) if group_of is None else group_of
     records = judging.judge(pack, known, [group_of[sample.name] for sample in known])
     return list(shown(records, doing, len(known)))
@@ -91,4 +89,4 @@ def plain(value: Any) -> Any:
 def write(found: dict[str, Any], pack: Path, file: Path) -> None:
     """Write a report as JSON, with the digest of the pack it is of."""
     content = {"pack": packs.load(pack).digest, **plain(found)}
-    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(file, content)

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from build_engines.defaults import SCALE
-from build_engines.files import digest, manifest_text, naming, write_whole
+from build_engines.files import digest, naming
 from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, prepare
 from inspector.errors import InspectorError
-from inspector.pack import MANIFEST, Manifest, TileSize, Twin
+from inspector.pack import TileSize, Twin
 
 OPSET = 17
 HALF_TOLERANCE = {"uint8": 12.0, "float32": 2e-2}
@@ -193,8 +193,3 @@ def export_all(
             twin = half_twin(file, tile)
             files[name]["gpu"] = Twin(file=twin.name, sha256=digest(twin))
     return files
-
-
-def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Write `folder`/manifest.yaml."""
-    write_whole(folder / MANIFEST, manifest_text(manifest).encode())

@@ -194,16 +194,16 @@ def prepare_feed(settings: Settings) -> Feed:
     names = datasets.read_names(settings.names)
     samples = datasets.read(settings.data, names)
     extra = [sample for folder in settings.extra for sample in _of_classes(folder, samples)]
-    parts = _split(settings, samples, extra)
-    real = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "train"]
     classes = datasets.class_numbers(samples)
+    shapes = [] if settings.shapes is None else synthesize.read_shapes(settings.shapes, classes)
+    parts = _split(settings, samples, extra)  # last, as it looks at every picture
+    real = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "train"]
     if not datasets.class_numbers(real):
         raise ConfigError(f"{settings.data}: the training part has no labelled defect. Add frames with masks")
     save_facts(_facts(settings, classes, names), settings.out)
     donors = _by(synthesize.donors(real, classes), lambda donor: donor.position)
     varier = Varier(classes, settings.height, settings.width, recipe=settings.recipe, donors=donors)
-    if settings.shapes is not None:
-        varier.shapes = _by(synthesize.read_shapes(settings.shapes, classes), lambda shape: shape.defect_class)
+    varier.shapes = _by(shapes, lambda shape: shape.defect_class)
     feed = Feed(settings, classes, real, extra, varier, visible_px=visible_px(real))
     feed.unlabelled = [sample for sample in samples if not sample.labelled and parts.get(sample.name) == "train"]
     feed.validation = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "validation"]
@@ -225,15 +225,13 @@ def _split(settings: Settings, samples: list[Sample], extra: list[Sample]) -> di
     if not file.is_file():
         datasets.check([*samples, *extra])
         shares = dict(settings.shares or PARTS.items())
-        if settings.parent and settings.shares is None and not settings.folds:
+        if settings.folds:
+            parts = splits.fold(samples, settings.folds, settings.fold, shares)
+        elif settings.parent and settings.shares is None:
             parts = splits.extended(samples, splits.load(settings.parent / "split.json"))
         else:
-            parts = (
-                splits.fold(samples, settings.folds, settings.fold, shares)
-                if settings.folds
-                else splits.split(samples, shares=shares)
-            )
-            _refuse_seen(samples, parts, settings)
+            parts = splits.split(samples, shares=shares)
+        _refuse_seen(samples, parts, settings)
         splits.save(parts, file)
     return splits.load(file)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from typing import Any
 import msgspec
 import yaml
 
-from inspector.pack import Manifest
+from inspector import durable
+from inspector.pack import MANIFEST, Manifest
 
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 """What is wrong with the name of a file rather than with the disk."""
@@ -28,22 +30,14 @@ FULL = "Make room there and run the same command again, or name another disk"
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a file that is whole or as it was before, whatever happens.
+    """Write a file that is whole or as it was before, whatever happens; its folder is made.
 
     Raises:
         OSError: the disk refuses; it names the file.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    half = file.with_name(f".{file.name}.part")
     with naming(file):
-        try:
-            with half.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(half, file)
-        finally:
-            half.unlink(missing_ok=True)
+        durable.write_whole(file, content)
 
 
 @contextmanager
@@ -97,7 +91,13 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def manifest_text(manifest: Manifest) -> str:
-    """A manifest as YAML."""
+def write_json(file: Path, content: Any) -> None:
+    """Write figures for people and programs."""
+    write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Write `folder`/manifest.yaml."""
     content: Any = msgspec.to_builtins(manifest)
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=110)
+    write_whole(folder / MANIFEST, text.encode())

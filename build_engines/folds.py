@@ -39,7 +39,6 @@ class Folds:
     folds: list[Fold]
     seen: list[list[Seen]]
     """By fold, what its networks say of its frames, and of the synthetic sets."""
-    run: Path
     samples: Sequence[Sample]
     """All frames of the folds' data, labelled or not: their look-alike groups are those that the folds divide."""
 
@@ -86,7 +85,7 @@ def load(run: Path, samples: Sequence[Sample], more: Sequence[Sequence[Sample]] 
         raise ConfigError(
             f"{run}: {len(missing)} labelled frames are in no fold, such as {min(missing)}. Cross-validate again"
         )
-    return Folds(folds, [thresholds.look(fold.pack, [fold.kept, *more]) for fold in folds], run, samples)
+    return Folds(folds, [thresholds.look(fold.pack, [fold.kept, *more]) for fold in folds], samples)
 
 
 def _fold(folder: Path, samples: Sequence[Sample]) -> Fold:

@@ -1,8 +1,9 @@
 """Hard negatives: training frames without a class that the present gate and types would send to its segmenter.
 
 Gate and types judge every labelled training frame as the daemon would, tile by tile. A frame passes for a class when
-gate and types score at least what KEPT of the frames that have the class score: the daemon's own floors are chosen
-that way, on other frames. A segmenter that has seen what it will wrongly be asked learns to answer with nothing.
+gate and types score at least what KEPT of the frames that have the class score, or SUREST_FLOOR where that is less: the
+daemon's own floors are chosen that way, on other frames. A segmenter that has seen what it will wrongly be asked learns
+to answer with nothing.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import msgspec
 from build_engines import card, datasets, evaluate, export, folds, reference, splits, thresholds
 from build_engines.datasets import Sample
 from build_engines.export import Deployed, DeployedGate, DeployedSegmenter, DeployedTypes
-from build_engines.files import put_in_place, recover
+from build_engines.files import put_in_place, recover, write_manifest
 from build_engines.networks import Classifier, Segmenter
 from build_engines.runs import Facts, facts_of, scale_of, trained
 from inspector import pack as packs
@@ -71,7 +71,7 @@ def _export(order: Order, run: Path, folder: Path) -> None:
     facts = facts_of(run)
     tile = TileSize(height=facts.height, width=facts.width)
     files = export.export_all(deployed(run, facts), tile, folder, order.twins)
-    export.write_manifest(first_manifest(order, facts, files), folder)
+    write_manifest(first_manifest(order, facts, files), folder)
 
 
 def first_manifest(order: Order, facts: Facts, files: dict[str, dict[str, Any]]) -> Manifest:
@@ -146,15 +146,16 @@ def _make(order: Order, building: Path) -> dict[str, Any]:
     parts, tests = splits.load(order.run / "split.json"), {folder.name: folder for folder in order.test}
     more, reports = [datasets.read(folder) for folder in order.validation], dict[str, Any]()
     kept = _part(samples, parts, "validation")
+    pack = packs.load(building)
     if order.folds is not None:
         chosen, reports = _by_folds(order, order.folds, samples, more)
-        export.write_manifest(thresholds.taken_over(packs.load(building).manifest, chosen), building)
-    elif order.sibling is None:
-        export.write_manifest(thresholds.choose(packs.load(building), [kept, *more]), building)
-        reports = _reports(packs.load(building), {HELD_OUT: _part(samples, parts, "test")}, samples)
-    else:
+    elif order.sibling is not None:
         chosen, reports = _by_sibling(order, order.sibling, samples, more)
-        export.write_manifest(thresholds.taken_over(packs.load(building).manifest, chosen), building)
+    else:
+        chosen = thresholds.choose(pack, [kept, *more])
+    write_manifest(thresholds.taken_over(pack.manifest, chosen), building)
+    if order.folds is None and order.sibling is None:
+        reports = _reports(packs.load(building), {HELD_OUT: _part(samples, parts, "test")}, samples)
     pack = packs.load(building)
     reports |= _reports(pack, {name: datasets.read(folder) for name, folder in tests.items()})
     costs = card.costs(pack)
@@ -163,7 +164,7 @@ def _make(order: Order, building: Path) -> dict[str, Any]:
     if usual:
         made_on = reference.part_of(order.data, "validation") if kept else reference.MORE
         manifest = reference.added(manifest, reference.of(pack, usual, made_on))
-    export.write_manifest(manifest, building)
+    write_manifest(manifest, building)
     siblings = splits.load(order.sibling / "split.json") if order.sibling else None
     witness = card.Witness.FOLDS if order.folds else card.Witness.SIBLING if siblings else card.Witness.ITSELF
     scales = facts.scale, scale_of("gate", facts)
@@ -182,7 +183,7 @@ def _by_sibling(
     with _beside(order, "sibling") as folder:
         _export(order, run, folder)
         pack = packs.load(folder)
-        export.write_manifest(thresholds.choose(pack, [validation, *more]), folder)
+        write_manifest(thresholds.choose(pack, [validation, *more]), folder)
         reports = _reports(packs.load(folder), {f"{HELD_OUT}, by the sibling": test}, samples)
         return thresholds.choose(pack, [[*validation, *test], *more]), reports
 

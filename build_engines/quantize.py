@@ -36,10 +36,10 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from build_engines import evaluate, reference
 from build_engines.datasets import Sample
 from build_engines.figures import Table, figures
-from build_engines.files import digest, manifest_text, naming, write_whole
+from build_engines.files import digest, naming, write_manifest
 from build_engines.judging import Record, batch_of
 from build_engines.progress import shown
-from build_engines.thresholds import lowest_to_keep
+from build_engines.thresholds import lowest_to_keep, with_gate
 from inspector import pack as packs
 from inspector.errors import ConfigError
 from inspector.pack import Manifest, Pack, Twin
@@ -277,7 +277,7 @@ def _adopt(found: Pack, pack: Pack, trials: Sequence[Trial], usual: Mapping[str,
     for trial in passed:
         pack = with_file(pack, trial.network, trial.file)
         if trial.threshold is not None:
-            pack = _changed(pack, trial.network, partial(_with_threshold, trial.threshold))
+            pack = msgspec.structs.replace(pack, manifest=with_gate(pack.manifest, trial.threshold))
     for trial in trials:
         pack = _changed(pack, trial.network, partial(_with_trial, trial))
     pack = _with_reference(pack, found, usual)
@@ -285,7 +285,7 @@ def _adopt(found: Pack, pack: Pack, trials: Sequence[Trial], usual: Mapping[str,
         kept = pack.folder / trial.file.name
         os.replace(trial.file, kept)
         pack = _with_twin(with_file(pack, trial.network, kept), trial.network)
-    write_whole(pack.folder / packs.MANIFEST, manifest_text(pack.manifest).encode())
+    write_manifest(pack.manifest, pack.folder)
     for trial in trials:
         if trial not in passed:
             (pack.folder / trial.file.name).unlink(missing_ok=True)
@@ -315,10 +315,6 @@ def _with_twin(pack: Pack, network: str) -> Pack:
         return pack
     file = _original(pack, network)
     return _changed(pack, network, lambda _: {"gpu": Twin(file=file.name, sha256=digest(file), precision="float32")})
-
-
-def _with_threshold(threshold: float, _: Any) -> dict[str, Any]:
-    return {"threshold": threshold}
 
 
 def _with_trial(trial: Trial, entry: Any) -> dict[str, Any]:

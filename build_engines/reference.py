@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from build_engines.datasets import Sample
-from build_engines.files import manifest_text, write_whole
+from build_engines.files import write_manifest
 from build_engines.judging import batch_of
 from build_engines.progress import shown
 from inspector.cascade import Cascade
@@ -17,7 +17,7 @@ from inspector.census import Census
 from inspector.config import GradingConfig
 from inspector.drift import count
 from inspector.errors import ConfigError
-from inspector.pack import MANIFEST, Manifest, Pack, Reference
+from inspector.pack import Manifest, Pack, Reference
 from inspector.runtimes import onnx as onnx_runtime
 
 MORE = "more validation folders"
@@ -63,6 +63,6 @@ def write(pack: Pack, samples: Sequence[Sample], made_on: str) -> dict[str, Any]
         ConfigError: none of the frames shows strip.
     """
     made = of(pack, samples, made_on)
-    write_whole(pack.folder / MANIFEST, manifest_text(added(pack.manifest, made)).encode())
+    write_manifest(added(pack.manifest, made), pack.folder)
     shown: dict[str, Any] = msgspec.to_builtins(made)
     return shown

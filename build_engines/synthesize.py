@@ -63,12 +63,24 @@ class Shape:
 
 
 def read_shapes(file: Path, classes: Sequence[int]) -> list[Shape]:
-    """The components of the masks in a `mask_shapes.csv`, of the given classes only."""
+    """The components of the masks in a `mask_shapes.csv`, of the given classes only.
+
+    Raises:
+        ConfigError: it cannot be read, holds no such masks, or none of these classes.
+    """
     shapes = []
-    with file.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            if int(row["ClassId"]) in classes and int(row["ClassId"]) in KINDS:
-                shapes += [Shape(int(row["ClassId"]), *box) for box in _boxes_of(row["EncodedPixels"])]
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            for row in csv.DictReader(stream):
+                if int(row["ClassId"]) in classes and int(row["ClassId"]) in KINDS:
+                    shapes += [Shape(int(row["ClassId"]), *box) for box in _boxes_of(row["EncodedPixels"])]
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}. Name a mask_shapes.csv, or leave --shapes out") from None
+    except (csv.Error, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{file}: not masks of {HEIGHT} x {WIDTH} px in columns ImageId,ClassId,EncodedPixels: {error!r}. "
+            "Mend it, or leave --shapes out"
+        ) from None
     if not shapes:
         raise ConfigError(f"{file}: no mask of any of the classes {list(classes)}. Name another file, or none")
     return shapes

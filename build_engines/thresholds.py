@@ -22,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from build_engines.datasets import Sample, masks
+from build_engines.datasets import Sample, masks, strange
 from build_engines.events import Blob, detects, truth_blobs
 from build_engines.judging import batch_of, type_scores
 from inspector.cascade import drawn, regions, veto_factor
@@ -100,11 +100,8 @@ def look(pack: Pack, sets: Sequence[Sequence[Sample]]) -> list[Seen]:
     Raises:
         ConfigError: a sample has a class that the pack does not know, and would count as clean.
     """
-    for sample in (sample for samples in sets for sample in samples):
-        strange = set(sample.classes) - set(pack.class_names)
-        if strange:
-            place = sample.places.get(min(strange), sample.name)
-            raise ConfigError(f"{place}: class {min(strange)} is none of the pack's. Name another --validation folder")
+    if found := strange([sample for samples in sets for sample in samples], pack.class_names):
+        raise ConfigError(f"{found[0]}: class {found[1]} is none of the pack's. Name another --validation folder")
     with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
         stream = runtime.stream()
         return [
@@ -118,10 +115,10 @@ def look(pack: Pack, sets: Sequence[Sequence[Sample]]) -> list[Seen]:
 def chosen(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:
     """The manifest with thresholds chosen by the rule at the head of this file."""
     seen = weighed(seen)
-    open_gate = _with_rest(_with_gate(manifest, 0.0), seen)
+    open_gate = _with_rest(with_gate(manifest, 0.0), seen)
     findable = [one for one in seen if finds_truth(open_gate, one)]
     clean = any(not one.truth_px.any() for one in seen)
-    return _with_rest(_with_gate(manifest, gate_threshold(findable) if clean else GATE_RANGE[0]), seen)
+    return _with_rest(with_gate(manifest, gate_threshold(findable) if clean else GATE_RANGE[0]), seen)
 
 
 def taken_over(manifest: Manifest, chosen: Manifest) -> Manifest:
@@ -133,13 +130,14 @@ def taken_over(manifest: Manifest, chosen: Manifest) -> Manifest:
         for own in (parts[part.class_number],)
     ]
     return msgspec.structs.replace(
-        _with_gate(manifest, chosen.gate.threshold),
+        with_gate(manifest, chosen.gate.threshold),
         types=msgspec.structs.replace(manifest.types, thresholds=types.thresholds, floors=types.floors),
         segmenters=segmenters,
     )
 
 
-def _with_gate(manifest: Manifest, threshold: float) -> Manifest:
+def with_gate(manifest: Manifest, threshold: float) -> Manifest:
+    """The manifest with another threshold of the gate."""
     return msgspec.structs.replace(manifest, gate=msgspec.structs.replace(manifest.gate, threshold=threshold))
 
 
@@ -294,16 +292,16 @@ def _best_rule(asked: Sequence[Asked], position: int, smallest: float) -> Rule:
     if not any(own.seen.truth_px[position] for own in asked):
         return 0.5, 0.0, AREA_OF_THE_UNKNOWN_PX
     areas = [area for area in AREAS_PX if area >= smallest] or [AREAS_PX[-1]]
+    reaches = {threshold: _reaches(asked, position, threshold) for threshold in PIXEL_THRESHOLDS}
     rules = [
         (threshold, seed, area)
-        for threshold in PIXEL_THRESHOLDS
-        for reach in [_reaches(asked, position, threshold)]
+        for threshold, reach in reaches.items()
         for seed in SEEDS
         if not seed or seed > threshold
         for area in areas
         if (area == areas[0] and not seed) or lost(reach, seed, area, areas[0]) <= LOST_TO_AREA
     ]
-    return max(rules, key=lambda rule: (round(_worth(asked, position, *rule), 9), rule))
+    return max(rules, key=lambda rule: (round(_worth(asked, reaches[rule[0]], position, rule), 9), rule))
 
 
 def _reaches(asked: Sequence[Asked], position: int, threshold: float) -> list[Reach]:
@@ -317,7 +315,8 @@ def lost(reach: Sequence[Reach], seed: float, area: int, least: int = 0) -> floa
     return sum(not len(_kept(pieces, seed, factor * area)) for pieces, factor in found) / len(found) if found else 0.0
 
 
-def _worth(asked: Sequence[Asked], position: int, threshold: float, seed: float, area: int) -> float:
+def _worth(asked: Sequence[Asked], reach: Sequence[Reach], position: int, rule: Rule) -> float:
+    threshold, seed, area = rule
     dice, false, weights = 0.0, 0.0, [1e-12, 1e-12]
     for one, factor in asked:
         kept = _kept(one.pieces.get((position, threshold), NOTHING), seed, factor * area)
@@ -327,6 +326,5 @@ def _worth(asked: Sequence[Asked], position: int, threshold: float, seed: float,
         if true_px:
             dice += one.weight * 2.0 * int(kept[:, 1].sum()) / (int(kept[:, 0].sum()) + true_px)
             weights[1] += one.weight
-    reach = _reaches(asked, position, threshold)
     recall = sum(len(_kept(pieces, seed, factor * area)) > 0 for pieces, factor in reach) / max(1, len(reach))
     return dice / weights[1] + 0.5 * recall + 0.5 * (1 - false / weights[0])

@@ -7,7 +7,6 @@ lose recall at every stage).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import cv2
@@ -83,7 +82,7 @@ class Cascade:
                 picture = _assemble([tiles[k] for k in own], [patches[k] for k in own], verdict.frame.pixels.shape)
                 type_score = float(max(scores[rows[k], column] for k in own))
                 verdict.regions += self._regions(picture, verdict, entry.number, type_score)
-        for frame in {tile.frame for tile in batch.tiles}:
+        for frame in {batch.tiles[index].frame for index in passed}:
             verdicts[frame].regions = apart(verdicts[frame].regions, verdicts[frame].frame.pixels.shape)
 
     def _named(self, scores: NDArray[np.float32]) -> dict[int, list[int]]:
@@ -95,13 +94,13 @@ class Cascade:
     def _regions(self, picture: Patch, verdict: Verdict, number: int, type_score: float) -> list[Region]:
         segmenter = next(part for part in self._manifest.segmenters if part.class_number == number)
         needed = round(segmenter.minimum_area_px * veto_factor(self._manifest, number, type_score))
-        ample = AMPLE * segmenter.minimum_area_px
+        needed_peak, ample = pixel_level(segmenter.seed), AMPLE * segmenter.minimum_area_px
         at = picture.y, picture.x
         found = regions(picture.values, verdict.roi, number, segmenter.threshold, self._merge_px, at)
         height = verdict.frame.pixels.shape[0]
         kept = []
         for region in found:
-            region.needed_px, region.needed_peak = needed, math.ceil(segmenter.seed * 255)
+            region.needed_px, region.needed_peak = needed, needed_peak
             # With its size (see `sized`) the geometric mean of what types, segmenter and size say, each 0..1. The
             # gate's score is of the whole frame: with it regions are ranked no better.
             region.score, region.ample_px = (type_score * region.score) ** (1 / 3), ample

@@ -15,6 +15,7 @@ from typing import Self
 from inspector import adapters
 from inspector.config import RuntimeConfig
 from inspector.errors import EngineError
+from inspector.events import short_digest
 from inspector.pack import Pack
 from inspector.runtimes import Runtime, Stream
 
@@ -53,7 +54,7 @@ class Engines:
     def named(self) -> str:
         """For people: name, version and the beginning of the digest."""
         manifest = self.pack.manifest
-        return f"{manifest.name} {manifest.version} ({self.digest.removeprefix('sha256:')[:12]})"
+        return f"{manifest.name} {manifest.version} ({short_digest(self.digest)})"
 
     def stream(self) -> Stream:
         """One worker's way through the networks."""

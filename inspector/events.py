@@ -261,6 +261,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return as_json(self)
 
 
+def short_digest(digest: str) -> str:
+    """A pack's digest as people see it everywhere."""
+    return digest.removeprefix("sha256:")[:12]
+
+
 _ENCODER = msgspec.json.Encoder()
 
 

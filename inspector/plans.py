@@ -21,6 +21,7 @@ from typing import Literal
 
 import msgspec
 
+from inspector.durable import write_whole
 from inspector.errors import PackError
 
 Precision = Literal["fp16", "fp32"]
@@ -206,13 +207,4 @@ def _known(sidecar: Path) -> Sidecar | None:
 
 
 def _write(file: Path, content: bytes) -> None:
-    half = file.with_name(f".{file.name}.{os.getpid()}.part")  # two may build at once
-    try:
-        with half.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(half, file)
-    except OSError:
-        half.unlink(missing_ok=True)  # a full disk needs the room
-        raise
+    write_whole(file, content, f"{os.getpid()}.part")  # two may build at once

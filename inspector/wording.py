@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from inspector.events import NOT_TYPED, CoilEvent, Defect, Event, Gap, Heartbeat, State
+from inspector.events import NOT_TYPED, CoilEvent, Defect, Event, Gap, Heartbeat, State, short_digest
 
 GOOD = {"ok", "up", "running", "sees strip", "sees well", "keeping up", "inspected in full", "as usual"}
 """States in which nothing is wrong."""
@@ -53,23 +53,18 @@ def _judged(data: CoilEvent) -> str:
     """By which packs, and how deep where that is not all in full."""
     told = []
     if data.packs is not None:
-        told.append(f"pack{'s' * (len(data.packs) > 1)} " + ", ".join(_short(digest) for digest in data.packs))
+        told.append(f"pack{'s' * (len(data.packs) > 1)} " + ", ".join(short_digest(digest) for digest in data.packs))
     if data.inspected is not None:
         depths = (f"{each.mm / 1000:.1f} m {depth}" for depth, each in data.inspected.items())
         told.append("not all in full: " + ", ".join(depths))
     return " " + "; ".join(told) if told else ""
 
 
-def _short(digest: str) -> str:
-    """A pack's digest as people see it everywhere."""
-    return digest.removeprefix("sha256:")[:12]
-
-
 def _heartbeat(data: Heartbeat) -> str:
     cameras = [f"{name} {c.inspected} inspected {sum(c.lost.values())} lost" for name, c in data.cameras.items()]
     missed = [f"{count} undelivered by {sink}" for sink, count in data.undelivered.items() if count]
     behind = [f"overload step {data.overload_step}"] if data.overload_step else []
-    duty = f", pack {_short(data.pack_digest)}" if data.pack_digest is not None else ""
+    duty = f", pack {short_digest(data.pack_digest)}" if data.pack_digest is not None else ""
     return f"heartbeat: {data.state}, coil {data.coil}{duty}; " + "; ".join([*behind, *cameras, *missed])
 
 

@@ -18,6 +18,7 @@ from inspector import adapters
 from inspector.config import RuntimeConfig
 from inspector.doctor.findings import Finding, State
 from inspector.errors import ConfigError, InspectorError
+from inspector.events import short_digest
 from inspector.pack import MANIFEST, Pack, load
 
 IMPORT_TIMEOUT_S = 60.0
@@ -250,7 +251,7 @@ def _pack(folder: Path) -> Finding:
 
 def _describe(pack: Pack) -> str:
     classes = ", ".join(f"{number} {name}" for number, name in pack.class_names.items())
-    tile, digest = pack.manifest.tile, pack.digest.removeprefix("sha256:")[:12]
+    tile, digest = pack.manifest.tile, short_digest(pack.digest)
     return f"{pack.manifest.name} {pack.manifest.version}, {digest}, tile {tile.height}x{tile.width} px, {classes}"
 
 

@@ -26,6 +26,7 @@ from inspector.config import Config, PacksConfig
 from inspector.control import PacksAnswer, PackShown
 from inspector.engines import Duty, Engines
 from inspector.errors import InspectorError, PackError, TelegramError
+from inspector.events import short_digest
 from inspector.logbook import LogKind, as_kind
 from inspector.metrics import Metrics, PackOutcome, PackPhase
 from inspector.pack import Pack
@@ -299,7 +300,7 @@ class Changes:
         with contextlib.ExitStack() as held:
             new = change.new = held.enter_context(Engines.of(found, self._config.runtime))
             samples = self._store.folder / "samples"
-            change.album = Album(samples, found.digest.removeprefix("sha256:")[:12], bounds.sample_frames)
+            change.album = Album(samples, short_digest(found.digest), bounds.sample_frames)
             if not wish.at_once and (bounds.shadow_frames or bounds.shadow_s):
                 self._remember(f"{new.named} was in its shadow")
                 self._say("shadow", f"{new.named} is compared with {old.named} on {bounds.shadow_frames} frames")

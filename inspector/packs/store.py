@@ -28,7 +28,7 @@ import msgspec
 from inspector import pack
 from inspector.durable import settle
 from inspector.errors import PackError
-from inspector.events import as_json
+from inspector.events import as_json, short_digest
 from inspector.logbook import LogKind, as_kind
 from inspector.pack import Pack
 
@@ -192,7 +192,7 @@ class Store:
 
 def folder_name(found: Pack) -> str:
     """Name, version and digest: nothing else can have it."""
-    words = (found.manifest.name, found.manifest.version, found.digest.removeprefix("sha256:")[:12])
+    words = (found.manifest.name, found.manifest.version, short_digest(found.digest))
     return "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word).lstrip(".") or "_" for word in words)
 
 

@@ -21,6 +21,7 @@ from build_engines import (  # noqa: E402
     datasets,
     evaluate,
     export,
+    files,
     judging,
     losses,
     networks,
@@ -486,7 +487,7 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
         types=msgspec.structs.replace(bare.types, gpu=None),
         segmenters=[msgspec.structs.replace(part, gpu=None) for part in bare.segmenters],
     )
-    export.write_manifest(bare, folder)
+    files.write_manifest(bare, folder)
     monkeypatch.setattr(quantize, "timed", lambda pack, *files: (2.0, 1.0))
     monkeypatch.setattr(quantize, "ALLOWED", 1.0)
     before, made_anew = packs.load(folder).manifest.reference, list[tuple[str, int]]()
@@ -513,7 +514,7 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
 
     # ---- another network: this one stays as it is, and a reference on other frames is not made again
     other = msgspec.structs.replace(before, made_on="frames that are not here")
-    export.write_manifest(msgspec.structs.replace(pack.manifest, reference=other), folder)
+    files.write_manifest(msgspec.structs.replace(pack.manifest, reference=other), folder)
     assert main([*words, "--network", "gate", "--validation", str(toys)]) == 0
     pack = packs.load(folder)
     assert pack.precisions() == {"gate": "int8", "types": "int8", "segment_1": "float32", "segment_2": "float32"}

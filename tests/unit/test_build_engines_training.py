@@ -460,7 +460,7 @@ def test_thresholds_of_a_fold_are_the_choice_of_the_others(toys: Path) -> None:
 
     pack = packs.load(make_pack(toys.parent / "pack", classes=1))
     strict, lax = ([seen(gate, 900), seen(0.01, 0)] for gate in (0.4, 0.1))
-    made = folds.Folds([folds.Fold(pack, [])] * 2, [strict, lax], toys, [])
+    made = folds.Folds([folds.Fold(pack, [])] * 2, [strict, lax], [])
     assert made.manifest(0).gate.threshold == pytest.approx(0.098)
     assert made.manifest(1).gate.threshold == pytest.approx(0.392)
     assert thresholds.chosen(pack.manifest, made.all_seen).gate.threshold == pytest.approx(0.098)

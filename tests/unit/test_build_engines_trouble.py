@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +26,7 @@ from build_engines import (  # noqa: E402
 from build_engines.__main__ import main  # noqa: E402
 from inspector.errors import ConfigError  # noqa: E402
 from tests.build_engines_toys import HEIGHT, write_toys  # noqa: E402
+from tests.disks import room_for  # noqa: E402
 from tests.packs import make_pack  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -51,17 +49,6 @@ def run(toys: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in runs.network_names([1, 2]):
         torch.save({"average": runs.blank(name, 2).state_dict()}, folder / f"{name}.pt")
     return folder
-
-
-@contextmanager
-def small_disk(most_bytes: int) -> Iterator[None]:
-    """No file may grow beyond this, which the kernel refuses as it does on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def told(capsys: pytest.CaptureFixture[str]) -> str:
@@ -160,13 +147,13 @@ def test_what_was_set_aside_comes_back_after_a_kill_between_two_renames(
 
 
 def test_a_full_disk_is_told_by_synthesize(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with small_disk(4096):
+    with room_for(4096):
         assert main(["synthesize", "--out", str(tmp_path / "strip"), "--count", "2", "--width", "320"]) == 1
     assert told(capsys).startswith(f"{tmp_path / 'strip'}: ")
 
 
 def test_a_full_disk_is_told_by_train(toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with small_disk(64):
+    with room_for(64):
         assert main(["train", "--data", str(toys), "--out", str(tmp_path / "run")]) == 1
     said = told(capsys)
     assert said.startswith(f"{tmp_path / 'run' / 'split.json'}: ")
@@ -176,7 +163,7 @@ def test_a_full_disk_is_told_by_train(toys: Path, tmp_path: Path, capsys: pytest
 def test_a_full_disk_is_told_by_evaluate(toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pack = make_pack(tmp_path / "pack")
     words = ["evaluate", "--pack", str(pack), "--data", str(toys), "--draws", "2", "--json", str(tmp_path / "f.json")]
-    with small_disk(64):
+    with room_for(64):
         assert main(words) == 1
     assert told(capsys).startswith(f"{tmp_path / 'f.json'}: ")
 
@@ -185,7 +172,7 @@ def test_a_full_disk_is_told_by_export_and_nothing_is_left(
     toys: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["export", "--run", str(run), "--data", str(toys), "--pack", str(tmp_path / "pack")]
-    with small_disk(1 << 20):
+    with room_for(1 << 20):
         assert main(words) == 1
     assert "gate.onnx: " in told(capsys)
     assert not list(tmp_path.iterdir())

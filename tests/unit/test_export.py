@@ -7,13 +7,12 @@ import csv
 import io
 import json
 import os
-import resource
 import sqlite3
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,7 @@ from inspector.export import cutting, sheet
 from inspector.export.columns import COLUMNS, MASK, nanoseconds
 from inspector.journal import Journal, read_events, rfc3339
 from inspector.records import Draft, Graded
+from tests.disks import room_for
 from tests.line import lines
 from tests.line.daemon import write
 
@@ -534,17 +534,6 @@ def test_kinds_that_there_are_not(path: Path, capsys: pytest.CaptureFixture[str]
     assert "heartbeat" in capsys.readouterr().err
 
 
-@contextmanager
-def full_disk(limit: int) -> Iterator[None]:
-    """The kernel refuses every byte of a file beyond `limit`."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", "rle"])
 def test_a_full_disk_leaves_the_old_file(path: Path, tmp_path: Path, suffix: str) -> None:
     if suffix == "parquet":
@@ -553,7 +542,7 @@ def test_a_full_disk_leaves_the_old_file(path: Path, tmp_path: Path, suffix: str
     journalled(path, *one_coil(*(defect(mask=mask, frame_sequence=number) for number in range(8))))
     file = tmp_path / f"c.{suffix}"
     file.write_text("old")
-    with full_disk(1000), pytest.raises(SinkError, match="cannot be written"):
+    with room_for(1000), pytest.raises(SinkError, match="cannot be written"):
         run(path, "--coil", "c1", "-o", file)
     assert file.read_text() == "old"
     assert list(tmp_path.glob("*.part")) == list(tmp_path.glob(".*.part")) == []

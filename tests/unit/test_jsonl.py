@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -15,6 +13,7 @@ import pytest
 from inspector.errors import ConfigError, SinkError
 from inspector.events import Event, Heartbeat, State, as_json
 from inspector.sinks import jsonl
+from tests.disks import room_for
 
 HEARTBEAT = Heartbeat(state="running", coil="c", high_water={}, cameras={}, undelivered={})
 
@@ -44,17 +43,6 @@ def sink(path: Path, **options: object) -> jsonl.Jsonl:
 def numbers(path: Path) -> list[int]:
     assert path.read_bytes().endswith(b"\n")
     return [msgspec.json.decode(line, type=Event).sequence for line in path.read_bytes().splitlines()]
-
-
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    """No file of this process can grow beyond `size` bytes: a full disk that needs no root."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_line_is_the_whole_envelope_in_its_one_form(tmp_path: Path) -> None:

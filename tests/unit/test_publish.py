@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import sqlite3
 import threading
 from collections import deque
@@ -51,6 +50,7 @@ from inspector.publish import (
 )
 from inspector.records import Draft, Graded, Loss, Settled, WhenFull
 from inspector.worker import Worker
+from tests.disks import room_for
 
 logging.getLogger("inspector.publish").setLevel(logging.CRITICAL)
 
@@ -233,13 +233,8 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 @contextmanager
 def full_disk(path: Path) -> Iterator[None]:
     """The kernel refuses every byte beyond the present end of the journal's write-ahead log."""
-    size = path.with_name(path.name + "-wal").stat().st_size
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
+    with room_for(path.with_name(path.name + "-wal").stat().st_size):
         yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def states(events: Sequence[Event]) -> list[tuple[str, str]]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,7 @@ from inspector.pool import Pool
 from inspector.recording import Recording
 from inspector.recording.played import find
 from inspector.records import Frame, Graded
+from tests.disks import room_for
 from tests.packs import TILE, make_pack, paint
 
 PATIENCE_S = 60.0
@@ -437,17 +436,6 @@ def test_a_slow_disk_makes_a_hole_and_no_wait(tmp_path: Path, engines: Path) -> 
     assert bench.value("recorded_frames_total", camera="a") == 5
     assert bench.value("unrecorded_frames_total", camera="a", reason="slow") == 4
     assert bench.states == []
-
-
-@contextmanager
-def room_for(file_bytes: int) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes: a full disk for everybody."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_is_told_once_and_the_rest_is_whole(tmp_path: Path, engines: Path) -> None:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
 import struct
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from inspector.errors import CameraError, ConfigError, SinkError
 from inspector.events import Reason, as_json
 from inspector.pool import Pool
 from inspector.records import Frame, Loss
+from tests.disks import room_for
 
 Pixels = NDArray[np.uint8]
 EOI = b"\xff\xd9"
@@ -606,17 +604,6 @@ def test_a_recording_is_never_written_over(tmp_path: Path) -> None:
         replay.Recorder(tmp_path / "r", "cam-1")
     with pytest.raises(ConfigError, match="writable"):
         replay.Recorder(written(tmp_path / "file", b"") / "r", "cam-1")
-
-
-@contextmanager
-def room_for(file_bytes: int) -> Iterator[None]:
-    """No file of this process may grow beyond so many bytes: a full disk for everybody."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_full_disk_leaves_whole_frames_and_one_may_go_on(tmp_path: Path) -> None:
