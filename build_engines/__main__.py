@@ -35,6 +35,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         extra=tuple(arguments.extra),
         shapes=arguments.shapes,
         parent=arguments.parent,
+        labels=arguments.labels,
         distill=tuple(arguments.distill),
         names=arguments.names,
         shares=arguments.shares,

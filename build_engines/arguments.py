@@ -66,6 +66,11 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--extra", type=Path, action="append", default=[], help="one more folder, wholly for training")
     command.add_argument("--shapes", type=Path, help="mask_shapes.csv: real mask shapes to paint defects from")
     command.add_argument(
+        "--labels",
+        type=Path,
+        help="folder with train.csv and images.csv of frames that --data leaves unlabelled: learnt, never measured",
+    )
+    command.add_argument(
         "--distill",
         type=Path,
         action="append",

@@ -37,7 +37,8 @@ DATA = """\
 Labelled real frames, divided by look-alike group (frames that resemble each other stay in one part). The training
 part is enriched by defects transplanted between its frames and by other lamps, lenses and rolls; where the commands
 below say so, by defects painted at the places and in the sizes of real masks of other frames (`--shapes`), by frames
-of the synthetic strip (`--extra`), and by unlabelled frames that an ensemble of teachers labelled (`--distill`). No
+of the synthetic strip (`--extra`), by unlabelled frames that somebody else labelled (`--labels`) or an ensemble of
+teachers (`--distill`), on which nothing is measured. No
 test frame was seen in training or in the choice of a threshold. No picture is part of this repository."""
 
 SIBLING = """\

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,8 @@ BLACK = 12
 
 FOLDERS = ("images", "train_images")
 """Where the pictures lie; the second is the competition's own name."""
+
+LISTED = "images.csv"
 
 COLUMNS = "ImageId,ClassId,EncodedPixels"
 
@@ -83,12 +85,40 @@ def read(folder: Path, names: Mapping[int, str] | None = None) -> list[Sample]:
         ConfigError: the folder is not in the format, or a row names a picture or a class that there is not. The
             message begins with the file, and with the line where there is one.
     """
-    pictures = _pictures(folder)
+    samples = _told(folder, _pictures(folder), names, "is not in images/. Complete the folder, or remove the row")
+    tell_unseen(names or {}, class_numbers(samples), folder)
+    return samples
+
+
+def with_labels(samples: Sequence[Sample], folder: Path, names: Mapping[int, str] | None = None) -> list[Sample]:
+    """The samples, and the labels that `folder` (train.csv and images.csv, no pictures) has of some whose truth is
+    unknown: what somebody saw on them, to learn from and never to measure by.
+
+    Raises:
+        ConfigError: the folder is not in the format, or labels what is no sample or is known already.
+    """
+    if not (folder / LISTED).is_file():
+        raise ConfigError(
+            f"{folder / LISTED}: not there. List in it, with Labelled 1, the pictures that were looked at"
+        )
+    unknown = {sample.name: sample.path for sample in samples if not sample.labelled}
+    told = _told(folder, unknown, names, "is no unlabelled picture of the data. Remove the row")
+    by_name = {sample.name: sample for sample in told if sample.labelled}
+    return [
+        replace(sample, truth=by_name[sample.name].truth, places=by_name[sample.name].places)
+        if sample.name in by_name
+        else sample
+        for sample in samples
+    ]
+
+
+def _told(folder: Path, pictures: Mapping[str, Path], names: Mapping[int, str] | None, strange: str) -> list[Sample]:
+    """What the tables of a folder tell of the pictures; `strange`: what to say of a row of another one."""
     truth: dict[str, dict[int, str]] = {}
     places: dict[str, dict[int, str]] = {}
     for place, name, number, text in _rows(folder / "train.csv"):
         if name not in pictures:
-            raise ConfigError(f"{place}: names {name}, which is not in images/. Complete the folder, or remove the row")
+            raise ConfigError(f"{place}: names {name}, which {strange}")
         if names and number not in names:
             known = ", ".join(map(str, sorted(names)))
             raise ConfigError(f"{place}: class {number} is unknown; the names give {known}. Name it, or mend the row")
@@ -96,13 +126,11 @@ def read(folder: Path, names: Mapping[int, str] | None = None) -> list[Sample]:
             raise ConfigError(f"{place}: {name} has class {number} twice, first at {places[name][number]}. Merge them")
         places[name][number] = place
         truth.setdefault(name, {})[number] = text
-    labelled, group_of = _listed(folder / "images.csv", pictures, truth)
-    samples = [
+    labelled, group_of = _listed(folder / LISTED, pictures, truth, strange)
+    return [
         Sample(name, path, truth.get(name, {}) if name in labelled else None, group_of.get(name), places.get(name, {}))
         for name, path in pictures.items()
     ]
-    tell_unseen(names or {}, class_numbers(samples), folder)
-    return samples
 
 
 def tell_unseen(names: Mapping[int, str], classes: Iterable[int], where: Path) -> None:
@@ -152,7 +180,7 @@ def _table(file: Path) -> Iterator[csv.DictReader[str]]:
 
 
 def _listed(
-    file: Path, pictures: Mapping[str, Path], truth: Mapping[str, Mapping[int, str]]
+    file: Path, pictures: Mapping[str, Path], truth: Mapping[str, Mapping[int, str]], strange: str
 ) -> tuple[set[str], dict[str, str]]:
     """Who is labelled, and the groups, as images.csv says; without the file everyone is.
 
@@ -169,7 +197,7 @@ def _listed(
             if said not in ("0", "1"):
                 raise ConfigError(f"{file}:{table.line_num}: Labelled is {said!r}, not 0 or 1. Mend the row")
             if name not in pictures:
-                raise ConfigError(f"{file}:{table.line_num}: {name} is not in images/. Complete the folder")
+                raise ConfigError(f"{file}:{table.line_num}: {name} {strange}")
             if said == "1":
                 labelled.add(name)
                 listed = (row.get("Classes") or "").split()

@@ -197,7 +197,8 @@ def prepare_feed(settings: Settings) -> Feed:
     classes = datasets.class_numbers(samples)
     shapes = [] if settings.shapes is None else synthesize.read_shapes(settings.shapes, classes)
     parts = _split(settings, samples, extra)  # last, as it looks at every picture
-    real = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "train"]
+    learnt = _more_labelled(settings, samples, names)
+    real = [sample for sample in learnt if sample.labelled and parts.get(sample.name) == "train"]
     if not datasets.class_numbers(real):
         raise ConfigError(f"{settings.data}: the training part has no labelled defect. Add frames with masks")
     save_facts(_facts(settings, classes, names), settings.out)
@@ -205,18 +206,32 @@ def prepare_feed(settings: Settings) -> Feed:
     varier = Varier(classes, settings.height, settings.width, recipe=settings.recipe, donors=donors)
     varier.shapes = _by(shapes, lambda shape: shape.defect_class)
     feed = Feed(settings, classes, real, extra, varier, visible_px=visible_px(real))
-    feed.unlabelled = [sample for sample in samples if not sample.labelled and parts.get(sample.name) == "train"]
+    feed.unlabelled = [sample for sample in learnt if not sample.labelled and parts.get(sample.name) == "train"]
     feed.validation = [sample for sample in samples if sample.labelled and parts.get(sample.name) == "validation"]
     return feed
 
 
 def _of_classes(folder: Path, samples: Sequence[Sample]) -> list[Sample]:
-    """The labelled frames of one more folder; a class that the data lack would be taught as clean steel."""
+    """The labelled frames of one more folder."""
     found = [sample for sample in datasets.read(folder) if sample.labelled]
+    _refuse_strange(folder, found, samples)
+    return found
+
+
+def _more_labelled(settings: Settings, samples: list[Sample], names: Mapping[int, str]) -> list[Sample]:
+    """The samples, with the labels of --labels where there are some."""
+    if settings.labels is None:
+        return samples
+    found = datasets.with_labels(samples, settings.labels, names)
+    _refuse_strange(settings.labels, found, samples)
+    return found
+
+
+def _refuse_strange(folder: Path, found: Sequence[Sample], samples: Sequence[Sample]) -> None:
+    """A class that the data lack would be taught as clean steel."""
     strange = set(datasets.class_numbers(found)) - set(datasets.class_numbers(samples))
     if strange:
         raise ConfigError(f"{folder}: class {min(strange)} is none of the data's. Remove its rows, or the folder")
-    return found
 
 
 def _split(settings: Settings, samples: list[Sample], extra: list[Sample]) -> dict[str, str]:

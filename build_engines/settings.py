@@ -47,6 +47,8 @@ class Settings:
     shapes: Path | None = None
     parent: Path | None = None
     """A finished run whose networks (and split) this one goes on from, such as the shipped pack's."""
+    labels: Path | None = None
+    """A folder with labels of frames whose truth `data` does not know: to learn from, never to measure by."""
     distill: tuple[Path, ...] = ()
     """Finished runs whose teachers label the unlabelled frames and soften the truth of the others."""
     unlabelled_share: float = 0.25

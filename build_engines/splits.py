@@ -183,8 +183,19 @@ def fold(
     train, validation = shares.get("train", 0.0), shares.get("validation", 0.0)
     inner_shares = {"train": train / (train + validation), "validation": validation / (train + validation)}
     inner = split([sample for sample, _ in rest], [group for _, group in rest], inner_shares, seed)
-    unknown = [sample.name for sample in samples if not sample.labelled]  # nobody is graded on them
-    return {sample.name: inner.get(sample.name, "test") for sample in samples} | dict.fromkeys(unknown, "train")
+    whole = {sample.name: inner.get(sample.name, "test") for sample in samples}
+    return whole | _unlabelled(samples, grouped, whole)
+
+
+def _unlabelled(samples: Sequence[Sample], grouped: Sequence[int], parts: Mapping[str, str]) -> dict[str, str]:
+    """Name -> part of the frames that nobody is graded on: for training, but those that look like a kept one are kept
+    back with it, for somebody may have labelled them for the training (--labels)."""
+    kept = {group: parts[sample.name] for sample, group in zip(samples, grouped, strict=True) if sample.labelled}
+    return {
+        sample.name: kept.get(group, "train")
+        for sample, group in zip(samples, grouped, strict=True)
+        if not sample.labelled
+    }
 
 
 def _keys(sample: Sample) -> tuple[int, ...]:

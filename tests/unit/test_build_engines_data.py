@@ -117,6 +117,74 @@ def test_reader_says_what_is_wrong_with_images_csv(tmp_path: Path, table: str, m
         datasets.read(tmp_path)
 
 
+def _half_labelled(folder: Path) -> list[datasets.Sample]:
+    """Six pictures, of which three are labelled: one clean, two with classes 1 and 2."""
+    (folder / "images").mkdir()
+    for name in "abcdef":
+        cv2.imencode(".png", np.full((32, 32), 50, np.uint8))[1].tofile(folder / "images" / f"{name}.png")
+    (folder / "train.csv").write_text("ImageId,ClassId,EncodedPixels\nb.png,1,1 9\nc.png,2,1 9\n")
+    listed = "".join(f"{name}.png,{int(name < 'd')},g{name}\n" for name in "abcdef")
+    (folder / "images.csv").write_text("ImageId,Labelled,Group\n" + listed)
+    return datasets.read(folder)
+
+
+def test_labels_of_another_folder_are_for_what_is_unlabelled(tmp_path: Path) -> None:
+    samples, labels = _half_labelled(tmp_path), tmp_path / "labels"
+    labels.mkdir()
+    (labels / "train.csv").write_text("ImageId,ClassId,EncodedPixels\ne.png,2,5 3\n")
+    (labels / "images.csv").write_text("ImageId,Labelled\nd.png,1\ne.png,1\n")
+    told = datasets.with_labels(samples, labels)
+    assert [sample.truth for sample in told] == [{}, {1: "1 9"}, {2: "1 9"}, {}, {2: "5 3"}, None]
+    assert [sample.group for sample in told] == [sample.group for sample in samples]
+    assert [sample.path for sample in told] == [sample.path for sample in samples]
+
+
+@pytest.mark.parametrize(
+    ("masks", "listed", "message"),
+    [
+        ("e.png,2,5 3\n", None, "images.csv: not there"),
+        ("b.png,2,5 3\n", "b.png,1\n", "train.csv:2: names b.png, which is no unlabelled picture of the data"),
+        ("", "a.png,1\n", "images.csv:2: a.png is no unlabelled picture of the data"),
+        ("e.png,4,5 3\n", "e.png,1\n", "class 4 is none of the data's"),
+    ],
+)
+def test_labels_that_do_not_fit_the_data_are_refused(
+    tmp_path: Path, masks: str, listed: str | None, message: str
+) -> None:
+    _half_labelled(tmp_path)
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n" + masks)
+    if listed is not None:
+        (labels / "images.csv").write_text("ImageId,Labelled\n" + listed)
+    settings = Settings(tmp_path, tmp_path / "run", labels=labels, shares=(("train", 1.0),))
+    with pytest.raises(ConfigError, match=message):
+        prepare_feed(settings)
+
+
+def test_a_training_learns_from_labels_but_never_where_their_like_is_kept_back(tmp_path: Path) -> None:
+    _half_labelled(tmp_path)
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    (labels / "train.csv").write_text("ImageId,ClassId,EncodedPixels\ne.png,2,5 3\n")
+    (labels / "images.csv").write_text("ImageId,Labelled\nd.png,1\ne.png,1\n")
+    both = "".join(f"{name}.png,{number},{number} 1\n" for name in "abc" for number in (1, 2))
+    (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n" + both)
+    groups = {"a": "x", "b": "y", "c": "z", "d": "x", "e": "y", "f": "w"}
+    rows = "".join(f"{name}.png,{int(name < 'd')},{group}\n" for name, group in groups.items())
+    (tmp_path / "images.csv").write_text("ImageId,Labelled,Group\n" + rows)
+    for fold in (1, 2, 3):
+        settings = Settings(
+            tmp_path, tmp_path / f"run{fold}", labels=labels, folds=3, fold=fold, shares=(("train", 1.0),)
+        )
+        feed, parts = prepare_feed(settings), splits.load(settings.out / "split.json")
+        (kept,) = [name for name in ("a.png", "b.png", "c.png") if parts[name] == "test"]
+        learnt = {sample.name for sample in feed.real}
+        like = {"a.png": "d.png", "b.png": "e.png"}.get(kept)
+        assert learnt == {"a.png", "b.png", "c.png", "d.png", "e.png"} - {kept, like}
+        assert {sample.name for sample in feed.unlabelled} == {"f.png"}
+
+
 def test_reader_refuses_a_torn_picture_and_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no pictures"):
         datasets.read(tmp_path)
