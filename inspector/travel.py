@@ -103,6 +103,8 @@ class Travel:
         """Where the strip had come to for sure when it last stopped or turned."""
         self.back_to = 0
         """Where it has run back to since then."""
+        self._back_sure = 0
+        """Likewise, but without what only frames show that may have turned on their way: nobody knows where in them."""
         self._piece = 0
         self._from = 0
         """Where the strip began: what lies before that was never seen."""
@@ -212,9 +214,12 @@ class Travel:
             self._again = range(sequence, sequence)
             self.told_to = self.told_to if step.swung else self._sure
             self.back_to, self._backward = span.begin, span.end < span.begin
+            self._back_sure = span.begin
         if step.turned or Motion.FORWARD is not step.motion or was is Motion.REVERSED:
             self._again = range(self._again.start, sequence + 1)
             self.back_to = min(self.back_to, span.begin, span.end)
+            straight = abs(span.end - span.begin) >= self._geometry.counts_of_lines(span.lines) - self._two_lines
+            self._back_sure = min(self._back_sure, span.begin, span.end if straight else span.begin)
         self.motion, self._piece = step.motion, frame.piece
         self.begin, self.end = span.begin, span.end
         self._passed = max(self._passed, span.begin if frame.counts_per_line is not None else span.end)
@@ -224,7 +229,7 @@ class Travel:
         """What was seen since the strip turned is no gap any more: the next time it was told."""
         if not self._again:
             return
-        low, high = self.back_to, self.told_to
+        low, high = self._back_sure, self.told_to
         self._from = min(self._from, low)
         cut = [piece for a, b in self._gaps for piece in ((a, min(b, low)), (max(a, high), b)) if piece[1] > piece[0]]
         self._gaps = deque(cut, maxlen=GAPS_KEPT)

@@ -331,7 +331,6 @@ def test_wherever_the_strip_turns_nothing_is_missed(
     assert_books(found, {"a": len(frames)})
 
 
-@pytest.mark.xfail(strict=True, reason="a frame begun at a turn is graded by the speed before it: known, to be mended")
 def test_what_lies_behind_the_very_beginning_is_told_where_the_strip_turns(running: Rig) -> None:
     """The strip runs back behind where the line began, by less than a frame, and turns there."""
     law = test_wherever_the_strip_turns_nothing_is_missed.hypothesis.inner_test  # type: ignore[attr-defined]
