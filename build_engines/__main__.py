@@ -1,6 +1,7 @@
 """From own frames to a pack, and from a pack to GPU plans:
 
-python -m build_engines train|crossvalidate|measure|evaluate|export|reference|quantize|synthesize|unfold|build|compare
+python -m build_engines train|crossvalidate|measure|evaluate|export|reference|quantize|synthesize|unfold|average
+python -m build_engines build|compare
 """
 
 from __future__ import annotations
@@ -201,6 +202,13 @@ def unfold(arguments: argparse.Namespace) -> None:
     unfolding.unfold(load(arguments.pack), datasets.read(arguments.data), parts, arguments.out)
 
 
+def average(arguments: argparse.Namespace) -> None:
+    from build_engines.average import average as mean_of
+
+    names = mean_of(arguments.run, arguments.out)
+    Console(stderr=True).print(f"{', '.join(names)} of {len(arguments.run)} runs in {arguments.out}")
+
+
 def compare(arguments: argparse.Namespace) -> int:
     from build_engines import compare as comparing
     from build_engines import datasets
@@ -238,6 +246,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "synthesize": synthesize,
     "build": build,
     "unfold": unfold,
+    "average": average,
     "compare": compare,
 }
 """Each returns its exit code, or None for 0."""

@@ -23,6 +23,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     _add_synthesize(commands)
     _add_build(commands)
     _add_unfold(commands)
+    _add_average(commands)
     _add_compare(commands)
     return top
 
@@ -191,6 +192,14 @@ def _add_unfold(commands: Any) -> None:
     command.add_argument("--pack", type=Path, required=True)
     command.add_argument("--data", type=Path, required=True, help="frames for the statistics of the batch norms")
     command.add_argument("--split", type=Path, help="split.json of the pack's run, if it learnt from --data")
+    command.add_argument("--out", type=Path, required=True, help="run folder to write")
+
+
+def _add_average(commands: Any) -> None:
+    command = commands.add_parser(
+        "average", help="make a run out of the mean of others that began as one, such as folds: `train --parent`"
+    )
+    command.add_argument("--run", type=Path, action="append", required=True, help="a finished run; give several")
     command.add_argument("--out", type=Path, required=True, help="run folder to write")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,13 @@ def weights(name: str, run: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # torch's reader raises whatever its parts raise
         raise ConfigError(f"{file}: not a checkpoint: {error}. Remove it and train again") from error
     return averaged
+
+
+def save_weights(name: str, state: Mapping[str, Tensor], run: Path) -> None:
+    """A checkpoint that holds a network alone, to begin others from."""
+    content = io.BytesIO()
+    torch.save({"average": dict(state)}, content)
+    write_whole(run / f"{name}.pt", content.getvalue())
 
 
 def trained(name: str, classes: int, run: Path) -> nn.Module:

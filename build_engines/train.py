@@ -228,19 +228,19 @@ class Training:
         progress = run.step / settings.steps
         for group in run.optimizer.param_groups:
             group["lr"] = rate_at(progress, settings.rate)
-        varied = vary(raw.frames, settings.recipe, settings.seed * 1_000_003 + run.step)
-        count = len(self._replicas.networks)
-        parts = list(zip(raw.parts(count), varied.chunk(count), strict=True))
+        count, seed = len(self._replicas.networks), settings.seed * 1_000_003 + run.step
+        parts = list(enumerate(raw.parts(count)))
 
-        def loss_by(network: nn.Module, part: tuple[Raw, Tensor]) -> Tensor:
-            own, frames = part
+        def loss_by(network: nn.Module, part: tuple[int, Raw]) -> Tensor:
+            number, own = part
+            frames = vary(own.frames, settings.recipe, seed * count + number)
             with self._mixed():
                 batch = self._batch(own, prepare(frames, settings.scale))
                 if self._ensemble is not None:
                     batch = self._ensemble.teach(own, batch)
                 return loss_of(self._name, network, batch, self._feed.classes, progress)
 
-        loss = self._replicas.backward(parts, loss_by, [len(own.frames) for own, _ in parts])
+        loss = self._replicas.backward(parts, loss_by, [len(own.frames) for _, own in parts])
         nn.utils.clip_grad_norm_(run.network.parameters(), 5.0)
         run.optimizer.step()
         run.step += 1

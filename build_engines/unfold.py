@@ -8,7 +8,6 @@ heads are those of the segmenters, its map head is that of types.
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from torch import Tensor, nn
 
 from build_engines import splits
 from build_engines.datasets import Sample, fit, picture
-from build_engines.files import write_whole
 from build_engines.networks import prepare
-from build_engines.runs import Facts, blank, save_facts
+from build_engines.runs import Facts, blank, save_facts, save_weights
 from inspector.errors import ConfigError
 from inspector.pack import Pack
 
@@ -71,9 +69,7 @@ def unfold(pack: Pack, samples: Sequence[Sample], parts: dict[str, str], out: Pa
             )
             continue
         give_back_norms(network, weights, [prepare(frame, scales.get(name, facts.scale)) for frame in frames])
-        content = io.BytesIO()
-        torch.save({"average": network.state_dict()}, content)
-        write_whole(out / f"{name}.pt", content.getvalue())
+        save_weights(name, network.state_dict(), out)
 
 
 @dataclass(frozen=True)

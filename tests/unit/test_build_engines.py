@@ -393,6 +393,45 @@ def test_a_pack_unfolds_to_networks_that_answer_as_before_and_can_learn(
     assert splits.load(tmp_path / "run" / "split.json") == splits.load(trained / "split.json")
 
 
+def test_the_mean_of_runs_is_a_run_that_has_learnt_from_the_frames_of_all(trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(trained, other)
+    (other / "types.pt").unlink()
+    for name in ("teacher", "gate"):
+        state = {
+            key: value + 2 if value.is_floating_point() else value for key, value in runs.weights(name, trained).items()
+        }
+        runs.save_weights(name, state, other)
+    parts = splits.load(trained / "split.json")
+    swapped = {name: {"train": "test", "test": "train"}.get(part, part) for name, part in parts.items()}
+    splits.save(swapped, other / "split.json")
+    words = ["average", "--run", str(trained), "--run", str(other), "--out", str(tmp_path / "mean")]
+    assert main(words) == 0
+    assert not (tmp_path / "mean" / "types.pt").exists()
+    for name in ("teacher", "gate"):
+        own, found = runs.weights(name, trained), runs.weights(name, tmp_path / "mean")
+        for key, value in own.items():
+            torch.testing.assert_close(found[key], value + 1 if value.is_floating_point() else value)
+    together = splits.load(tmp_path / "mean" / "split.json")
+    assert together == {name: "validation" if part == "validation" else "train" for name, part in sorted(parts.items())}
+    assert runs.facts_of(tmp_path / "mean") == runs.facts_of(trained)
+
+
+def test_runs_that_have_nothing_in_common_have_no_mean(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    words = ["average", "--run", str(trained), "--run", str(other), "--out", str(tmp_path / "mean")]
+    runs.save_facts(msgspec.structs.replace(runs.facts_of(trained), scale=1), other)
+    assert main(words) == 78
+    assert "its scale is 1, that of" in " ".join(capsys.readouterr().err.split())
+    (other / runs.FACTS).unlink()
+    runs.save_facts(runs.facts_of(trained), other)
+    assert main(words) == 78
+    assert "no network that all of them have" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "mean").exists()
+
+
 def test_a_set_without_clean_frames_has_a_gate_that_holds_nothing_back(toys: Path, made: Path) -> None:
     defective = [sample for sample in datasets.read(toys)[:12] if sample.classes]
     assert thresholds.choose(packs.load(made), [defective]).gate.threshold == thresholds.GATE_RANGE[0]
