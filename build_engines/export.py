@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from build_engines.defaults import SCALE
 from build_engines.files import digest, naming
-from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, prepare
+from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, any_of, prepare
 from inspector.errors import InspectorError
 from inspector.pack import TileSize, Twin
 
@@ -45,8 +45,7 @@ class DeployedGate(nn.Module):
         self.scale = scale
 
     def forward(self, frames: Tensor) -> Tensor:
-        scores: Tensor = torch.sigmoid(self.network(prepare(frames, self.scale))[1])
-        return scores[:, 0]
+        return torch.sigmoid(any_of(self.network(prepare(frames, self.scale))[1]))
 
 
 class DeployedTypes(DeployedGate):

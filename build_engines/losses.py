@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from build_engines.augment import Example
-from build_engines.networks import CELL_STRIDE, PIXEL_STRIDE, Classifier, Segmenter, Teacher
+from build_engines.networks import CELL_STRIDE, PIXEL_STRIDE, Classifier, Segmenter, Teacher, any_of
 
 DICE_FROM = 0.25
 """Share of a training before the Dice loss joins: cross-entropy first, or rare classes collapse to nothing."""
@@ -72,11 +72,6 @@ def batch_of(raw: Raw, grey: Tensor, visible: float) -> Batch:
     return Batch(grey.contiguous(memory_format=torch.channels_last), pixels, cells, present)
 
 
-def any_class(batch: Batch) -> Batch:
-    """The same, but present is whether any class is: what the gate is asked. Its map still learns class by class."""
-    return replace(batch, present=batch.present.amax(dim=1, keepdim=True))
-
-
 def one_class(batch: Batch, position: int) -> Batch:
     """The same with one class only."""
     only = slice(position, position + 1)
@@ -112,10 +107,16 @@ def teacher_loss(network: Teacher, batch: Batch, progress: float) -> Tensor:
     return pixel_loss(pixels.float(), batch.pixels, progress) + map_loss(cells.float(), pooled.float(), batch)
 
 
-def classifier_loss(network: Classifier, batch: Batch, progress: float) -> Tensor:
-    """Of types, and of the gate when the batch went through `any_class`."""
+def types_loss(network: Classifier, batch: Batch) -> Tensor:
     cells, pooled = network(batch.grey)
     return map_loss(cells.float(), pooled.float(), batch)
+
+
+def gate_loss(network: Classifier, batch: Batch) -> Tensor:
+    """That of types, and whether there is anything at all, which is what the gate is asked."""
+    cells, pooled = network(batch.grey)
+    anything = functional.binary_cross_entropy_with_logits(any_of(pooled.float()), batch.present.amax(dim=1))
+    return map_loss(cells.float(), pooled.float(), batch) + 0.5 * anything
 
 
 def segmenter_loss(network: Segmenter, batch: Batch, progress: float) -> Tensor:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from build_engines.datasets import Sample, picture
 from build_engines.files import write_whole
-from build_engines.networks import Classifier, prepare
+from build_engines.networks import Classifier, any_of, prepare
 from build_engines.runs import Facts, scale_of, trained
 from inspector.pack import TileSize
 from inspector.preprocess import cut
@@ -87,6 +87,6 @@ def _both(
     gate: Classifier, types: Classifier, tiles: list[NDArray[np.uint8]], facts: Facts, device: torch.device
 ) -> NDArray[np.float32]:
     frames = torch.from_numpy(np.stack(tiles))[:, None].to(device)
-    pooled = [gate(prepare(frames, scale_of("gate", facts)))[1], types(prepare(frames, facts.scale))[1]]
-    scores = torch.sigmoid(torch.cat(pooled, dim=1))
+    anything = any_of(gate(prepare(frames, scale_of("gate", facts)))[1])
+    scores = torch.sigmoid(torch.cat([anything[:, None], types(prepare(frames, facts.scale))[1]], dim=1))
     return np.asarray(scores.float().cpu().numpy(), dtype=np.float32)

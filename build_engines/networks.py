@@ -130,30 +130,37 @@ class MapHead(nn.Module):
     """A coarse map of defect logits and its pooling to one logit a class.
 
     The map learns from the masks cell by cell, which tells far more than one label a picture. Pooling is log-sum-exp
-    (a smooth maximum), with a learned gain and offset a class; `merged`: to one logit for defects of all classes.
+    (a smooth maximum), with a learned gain and offset a class.
     """
 
-    def __init__(self, inputs: int, classes: int, merged: bool = False) -> None:
+    def __init__(self, inputs: int, classes: int) -> None:
         super().__init__()
         self.cells = _rare(nn.Conv2d(inputs, classes, 1))
-        self.merged = merged
-        self.gain = nn.Parameter(torch.ones(1 if merged else classes))
-        self.offset = nn.Parameter(torch.zeros(1 if merged else classes))
+        self.gain = nn.Parameter(torch.ones(classes))
+        self.offset = nn.Parameter(torch.zeros(classes))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [batch, inputs, h, w] -> map logits [batch, classes, h, w], pooled [batch, classes or 1]."""
+        """Features [batch, inputs, h, w] -> map logits [batch, classes, h, w], pooled [batch, classes]."""
         cells = self.cells(features)
-        over = cells.flatten(1, 2).unsqueeze(1) if self.merged else cells
-        return cells, torch.logsumexp(SHARPNESS * over, dim=(2, 3)) / SHARPNESS * self.gain + self.offset
+        return cells, torch.logsumexp(SHARPNESS * cells, dim=(2, 3)) / SHARPNESS * self.gain + self.offset
+
+
+def any_of(pooled: Tensor) -> Tensor:
+    """Logits [batch, classes] -> logit of any class, [batch]: the odds of all together, which is what the gate says.
+
+    A gate that learns what each class is and sums what it says of them knows more than one that only learns whether
+    there is something (docs/training.md).
+    """
+    return torch.logsumexp(pooled, dim=1)
 
 
 class Classifier(nn.Module):
-    """Types, and the gate, whose pooled logit is `merged`: encoder and map head."""
+    """Types, and the gate, which sums what it says of the types (see `any_of`): encoder and map head."""
 
-    def __init__(self, classes: int, merged: bool = False, stages: tuple[Stage, ...] = TYPES_STAGES) -> None:
+    def __init__(self, classes: int, stages: tuple[Stage, ...] = TYPES_STAGES) -> None:
         super().__init__()
         self.encoder = Encoder(stages)
-        self.head = MapHead(stages[-1].channels, classes, merged)
+        self.head = MapHead(stages[-1].channels, classes)
 
     def forward(self, grey: Tensor) -> tuple[Tensor, Tensor]:
         """Grey -> map logits and pooled logits, as MapHead gives them."""
@@ -231,19 +238,9 @@ class Teacher(nn.Module):
             network.pixels.bias.copy_(self.pixels.bias[position : position + 1])  # type: ignore[union-attr,index]
         return network
 
-    def types(self) -> Classifier:
-        """A types network with this teacher's weights."""
+    def classifier(self) -> Classifier:
+        """Types or a gate with this teacher's weights."""
         network = Classifier(self.pixels.out_channels)
         network.encoder.load_state_dict(self.encoder.state_dict())
         network.head.load_state_dict(self.head.state_dict())
-        return network
-
-    def gate(self) -> Classifier:
-        """A gate with this teacher's weights."""
-        network = Classifier(self.pixels.out_channels, merged=True)
-        network.encoder.load_state_dict(self.encoder.state_dict())
-        network.head.cells.load_state_dict(self.head.cells.state_dict())
-        with torch.no_grad():
-            network.head.gain.copy_(self.head.gain.mean())
-            network.head.offset.copy_(self.head.offset.mean())
         return network

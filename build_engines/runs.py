@@ -81,9 +81,7 @@ def blank(name: str, classes: int) -> nn.Module:
     """An untrained network of the name's architecture."""
     if name == "teacher":
         return Teacher(classes)
-    if name == "gate":
-        return Classifier(classes, merged=True)
-    return Classifier(classes) if name == "types" else Segmenter(1)
+    return Classifier(classes) if name in ("gate", "types") else Segmenter(1)
 
 
 def weights(name: str, run: Path) -> Mapping[str, Tensor]:

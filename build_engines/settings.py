@@ -20,16 +20,20 @@ class Stint:
     """Gate and types see whole tiles, as their one score is of the whole; the others see crops."""
     rate: float
     clean: float
-    """Share of clean frames; the gate sees as many as defective ones, or it would call everything defective."""
+    """Share of clean frames."""
 
 
 STINTS = {
     "teacher": Stint(1.0, 8, False, 1.5e-3, 0.3),
-    "gate": Stint(0.3, 6, True, 1e-3, 0.5),
-    "types": Stint(0.15, 4, True, 5e-4, 0.35),
+    "gate": Stint(0.05, 6, True, 1e-4, 0.35),
+    "types": Stint(0.05, 4, True, 1e-4, 0.35),
     "segment": Stint(0.2, 8, False, 7e-4, 0.25),
 }
-"""Beside a teacher that they all start from, they need few steps."""
+"""Beside a teacher that they all start from, they need few steps; gate and types next to none, for whole tiles only:
+more of their own make them worse (docs/training.md)."""
+
+GATE_OF_ANOTHER_SCALE = Stint(0.3, 6, True, 1e-3, 0.5)
+"""Its teacher has not seen what it sees."""
 
 DISTILLED_STEPS = 1.5
 """A student that learns from an ensemble has more to learn than its own teacher knew: so many times the steps."""
@@ -90,14 +94,15 @@ class Settings:
 def stint(name: str, settings: Settings, steps: int, batch: int = 0) -> Settings:
     """The settings for one network, where the teacher is trained for `steps` steps with batches of `batch` (0: small
     ones for a CPU). The rate grows with the root of the batch."""
-    tall, wide = (0, settings.tile[1]) if STINTS[name.split("_")[0]].whole else settings.crop
-    own = STINTS[name.split("_")[0]]
+    scale = settings.gate_scale or settings.scale if name == "gate" else settings.scale
+    own = STINTS[name.split("_")[0]] if scale == settings.scale else GATE_OF_ANOTHER_SCALE
+    tall, wide = (0, settings.tile[1]) if own.whole else settings.crop
     grown = batch / STINTS["teacher"].batch if batch else 1.0
     distilled = DISTILLED_STEPS if settings.distill and name not in ("teacher", "gate") else 1.0
     return replace(
         settings,
         steps=max(1, round(steps * own.steps * distilled)),
-        scale=settings.gate_scale or settings.scale if name == "gate" else settings.scale,
+        scale=scale,
         batch=max(1, round(own.batch * grown)),
         height=min(tall or settings.tile[0], settings.tile[0]),
         width=min(wide or CROP_WIDTH, settings.tile[1]),

@@ -69,10 +69,8 @@ def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = No
         return network
     teacher = trained("teacher", len(classes), out)
     assert isinstance(teacher, Teacher)
-    if name == "gate":
-        return teacher.gate()
-    if name == "types":
-        return teacher.types()
+    if name in ("gate", "types"):
+        return teacher.classifier()
     return teacher.segmenter(list(classes).index(int(name.removeprefix("segment_"))))
 
 
@@ -81,7 +79,7 @@ def loss_of(name: str, network: nn.Module, batch: Batch, classes: Sequence[int],
     if isinstance(network, Teacher):
         return losses.teacher_loss(network, batch, progress)
     if isinstance(network, Classifier):
-        return losses.classifier_loss(network, losses.any_class(batch) if name == "gate" else batch, progress)
+        return losses.gate_loss(network, batch) if name == "gate" else losses.types_loss(network, batch)
     assert isinstance(network, Segmenter)
     position = list(classes).index(int(name.removeprefix("segment_")))
     return losses.segmenter_loss(network, losses.one_class(batch, position), progress)

@@ -63,7 +63,7 @@ def unfold(pack: Pack, samples: Sequence[Sample], parts: dict[str, str], out: Pa
     splits.save(parts, out / "split.json")
     for name, weights in wanted.items():
         network = blank(name, len(numbers)).eval()
-        if set(weights) != _folded(network):
+        if not _fits(weights, network):
             LOG.warning(
                 "the pack's %s is of another architecture: it will begin anew, with the teacher's weights", name
             )
@@ -100,6 +100,12 @@ def _teacher(types: Weights, segmenters: Sequence[Weights]) -> Weights:
     for key in ("pixels.weight", "pixels.bias"):
         found[key] = torch.cat([own[key] for own in segmenters])
     return found | {key: value for key, value in types.items() if key.startswith("head.")}
+
+
+def _fits(weights: Weights, network: nn.Module) -> bool:
+    shapes = {key: value.shape for key, value in network.state_dict().items()}
+    same = all(shapes.get(key, value.shape) == value.shape for key, value in weights.items())
+    return same and set(weights) == _folded(network)
 
 
 def _folded(network: nn.Module) -> set[str]:

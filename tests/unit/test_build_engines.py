@@ -265,14 +265,13 @@ def test_the_gate_begins_with_all_that_its_teacher_knows(trained: Path) -> None:
         cells = teacher(grey)[1]
         own, score = gate(grey)
     torch.testing.assert_close(own, cells)
-    assert score.shape == (2, 1)
-    sharp = networks.SHARPNESS
-    merged = torch.logsumexp(sharp * cells, dim=(1, 2, 3)) / sharp
-    torch.testing.assert_close(score[:, 0], merged * gate.head.gain[0] + gate.head.offset[0])
+    assert score.shape == (2, 2)
+    odds = torch.exp(score).sum(dim=1)
+    torch.testing.assert_close(torch.sigmoid(networks.any_of(score)), odds / (1 + odds))
 
 
 def test_a_small_defect_outweighs_a_large_clean_frame() -> None:
-    head = networks.MapHead(1, 1, merged=True)
+    head = networks.MapHead(1, 1)
     with torch.no_grad():
         head.cells.weight.fill_(1.0)
         head.cells.bias.zero_()
@@ -347,7 +346,7 @@ def test_onnx_equals_torch_and_a_changed_network_is_noticed(tmp_path: Path, kind
     if kind == "segment":
         deployed = export.DeployedSegmenter(networks.Segmenter(1))
     else:
-        network = networks.Classifier(3, merged=kind == "gate")
+        network = networks.Classifier(3)
         deployed = export.DeployedGate(network) if kind == "gate" else export.DeployedTypes(network)
     file = tmp_path / "network.onnx"
     export.export_network(deployed, TILE, file)
