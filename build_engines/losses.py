@@ -11,7 +11,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from build_engines.augment import Example
-from build_engines.networks import CELL_STRIDE, PIXEL_STRIDE, Classifier, Segmenter, Teacher, any_of
+from build_engines.networks import CELL_STRIDE, PIXEL_STRIDE, Classifier, Segmenter, Teacher
 
 DICE_FROM = 0.25
 """Share of a training before the Dice loss joins: cross-entropy first, or rare classes collapse to nothing."""
@@ -107,16 +107,10 @@ def teacher_loss(network: Teacher, batch: Batch, progress: float) -> Tensor:
     return pixel_loss(pixels.float(), batch.pixels, progress) + map_loss(cells.float(), pooled.float(), batch)
 
 
-def types_loss(network: Classifier, batch: Batch) -> Tensor:
+def classifier_loss(network: Classifier, batch: Batch) -> Tensor:
+    """Of types, and of the gate, which learns the same and says the sum."""
     cells, pooled = network(batch.grey)
     return map_loss(cells.float(), pooled.float(), batch)
-
-
-def gate_loss(network: Classifier, batch: Batch) -> Tensor:
-    """That of types, and whether there is anything at all, which is what the gate is asked."""
-    cells, pooled = network(batch.grey)
-    anything = functional.binary_cross_entropy_with_logits(any_of(pooled.float()), batch.present.amax(dim=1))
-    return map_loss(cells.float(), pooled.float(), batch) + 0.5 * anything
 
 
 def segmenter_loss(network: Segmenter, batch: Batch, progress: float) -> Tensor:

@@ -79,7 +79,7 @@ def loss_of(name: str, network: nn.Module, batch: Batch, classes: Sequence[int],
     if isinstance(network, Teacher):
         return losses.teacher_loss(network, batch, progress)
     if isinstance(network, Classifier):
-        return losses.gate_loss(network, batch) if name == "gate" else losses.types_loss(network, batch)
+        return losses.classifier_loss(network, batch)
     assert isinstance(network, Segmenter)
     position = list(classes).index(int(name.removeprefix("segment_")))
     return losses.segmenter_loss(network, losses.one_class(batch, position), progress)
