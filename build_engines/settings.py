@@ -25,12 +25,12 @@ class Stint:
 
 STINTS = {
     "teacher": Stint(1.0, 8, False, 1.5e-3, 0.3),
-    "gate": Stint(0.05, 6, True, 1e-4, 0.35),
-    "types": Stint(0.05, 4, True, 1e-4, 0.35),
+    "gate": Stint(0.15, 4, True, 5e-4, 0.35),
+    "types": Stint(0.15, 4, True, 5e-4, 0.35),
     "segment": Stint(0.2, 8, False, 7e-4, 0.25),
 }
-"""Beside a teacher that they all start from, they need few steps; gate and types next to none, for whole tiles only:
-more of their own make them worse (docs/training.md)."""
+"""Beside a teacher that they all start from, they need few steps. The gate learns what types learns, and so well: half of
+its examples clean, or more steps, made it worse (docs/training.md)."""
 
 GATE_OF_ANOTHER_SCALE = Stint(0.3, 6, True, 1e-3, 0.5)
 """Its teacher has not seen what it sees."""

@@ -2,8 +2,9 @@
 
 Export folded every batch norm into the convolution before it. Unfolding gives each convolution a batch norm back whose
 statistics are what frames show there and whose gain and offset undo it: the network answers as before and can learn.
-A pack ships no teacher. Types and segmenters all began as one, so the mean of their weights is close to it; its pixel
-heads are those of the segmenters, its map head is that of types.
+The gate of an older pack, which learnt one score for all classes, is left for a copy of types, which knows more
+(docs/training.md). A pack ships no teacher. Types and segmenters all began as one, so the mean of their weights is
+close to it; its pixel heads are those of the segmenters, its map head is that of types.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import torch
@@ -59,15 +61,16 @@ def unfold(pack: Pack, samples: Sequence[Sample], parts: dict[str, str], out: Pa
     frames = [torch.from_numpy(fit(picture(sample), tile.height, tile.width))[None, None] for sample in chosen]
     segmenters = [graphs[f"segment_{number}"].weights for number in numbers]
     wanted = {"gate": graphs["gate"].weights, "teacher": _teacher(graphs["types"].weights, segmenters)}
+    if not _fits(wanted["gate"], blank("gate", len(numbers))):
+        LOG.warning("the pack's gate is of another architecture: it begins with what types knows")
+        wanted["gate"], scales["gate"] = graphs["types"].weights, scales["types"]
+    facts = msgspec.structs.replace(facts, gate_scale=scales["gate"])
     save_facts(facts, out)
     splits.save(parts, out / "split.json")
     for name, weights in wanted.items():
         network = blank(name, len(numbers)).eval()
         if not _fits(weights, network):
-            LOG.warning(
-                "the pack's %s is of another architecture: it will begin anew, with the teacher's weights", name
-            )
-            continue
+            raise ConfigError(f"{pack.folder}: its networks are of another architecture. Train from the beginning")
         give_back_norms(network, weights, [prepare(frame, scales.get(name, facts.scale)) for frame in frames])
         save_weights(name, network.state_dict(), out)
 
