@@ -29,8 +29,8 @@ STINTS = {
     "types": Stint(0.15, 4, True, 5e-4, 0.35),
     "segment": Stint(0.2, 8, False, 7e-4, 0.25),
 }
-"""Beside a teacher that they all start from, they need few steps. The gate learns what types learns, and so well: half of
-its examples clean, or more steps, made it worse (docs/training.md)."""
+"""Beside a teacher that they all start from, they need few steps. The gate learns what types learns: half of its
+examples clean, or more steps, made it worse (docs/training.md)."""
 
 GATE_OF_ANOTHER_SCALE = Stint(0.3, 6, True, 1e-3, 0.5)
 """Its teacher has not seen what it sees."""
