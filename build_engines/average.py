@@ -15,7 +15,7 @@ from torch import Tensor
 
 from build_engines import splits
 from build_engines.defaults import PARTS
-from build_engines.runs import facts_of, network_names, save_facts, save_weights, weights
+from build_engines.runs import difference, facts_of, network_names, save_facts, save_weights, weights
 from inspector.errors import ConfigError
 
 
@@ -31,12 +31,11 @@ def average(runs: Sequence[Path], out: Path) -> list[str]:
     facts = facts_of(runs[0])
     for other in runs[1:]:
         theirs = facts_of(other)
-        for key in ("classes", "scale", "gate_scale", "height", "width"):
-            if getattr(facts, key) != getattr(theirs, key):
-                raise ConfigError(
-                    f"{other}: its {key} is {getattr(theirs, key)}, that of {runs[0]} {getattr(facts, key)}. "
-                    "Name runs of one recipe"
-                )
+        if key := difference(facts, theirs):
+            raise ConfigError(
+                f"{other}: its {key} is {getattr(theirs, key)}, that of {runs[0]} {getattr(facts, key)}. "
+                "Name runs of one recipe"
+            )
     names = [name for name in network_names(facts.classes) if all((run / f"{name}.pt").is_file() for run in runs)]
     if not names:
         raise ConfigError(f"{', '.join(map(str, runs))}: no network that all of them have. Train them to their end")
@@ -58,8 +57,7 @@ def _mean(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def _together(known: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """The first of PARTS that any split has a frame in."""
-    order = {part: rank for rank, part in enumerate(PARTS)}
-    every = {
-        name: min((own[name] for own in known if name in own), key=order.__getitem__) for own in known for name in own
-    }
-    return dict(sorted(every.items()))
+    found: dict[str, str] = {}
+    for part in reversed(PARTS):
+        found |= {name: part for own in known for name, theirs in own.items() if theirs == part}
+    return found

@@ -104,12 +104,7 @@ def with_labels(samples: Sequence[Sample], folder: Path, names: Mapping[int, str
     unknown = {sample.name: sample.path for sample in samples if not sample.labelled}
     told = _told(folder, unknown, names, "is no unlabelled picture of the data. Remove the row")
     by_name = {sample.name: sample for sample in told if sample.labelled}
-    return [
-        replace(sample, truth=by_name[sample.name].truth, places=by_name[sample.name].places)
-        if sample.name in by_name
-        else sample
-        for sample in samples
-    ]
+    return [replace(by_name.get(sample.name, sample), group=sample.group) for sample in samples]
 
 
 def _told(folder: Path, pictures: Mapping[str, Path], names: Mapping[int, str] | None, strange: str) -> list[Sample]:

@@ -229,9 +229,8 @@ def _more_labelled(settings: Settings, samples: list[Sample], names: Mapping[int
 
 def _refuse_strange(folder: Path, found: Sequence[Sample], samples: Sequence[Sample]) -> None:
     """A class that the data lack would be taught as clean steel."""
-    strange = set(datasets.class_numbers(found)) - set(datasets.class_numbers(samples))
-    if strange:
-        raise ConfigError(f"{folder}: class {min(strange)} is none of the data's. Remove its rows, or the folder")
+    if strange := datasets.strange(found, datasets.class_numbers(samples)):
+        raise ConfigError(f"{folder}: class {strange[1]} is none of the data's. Remove its rows, or the folder")
 
 
 def _split(settings: Settings, samples: list[Sample], extra: list[Sample]) -> dict[str, str]:

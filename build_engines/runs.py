@@ -55,6 +55,12 @@ def facts_of(run: Path) -> Facts:
         raise ConfigError(f"{file}: {error}. Train again, or mend it") from None
 
 
+def difference(one: Facts, other: Facts) -> str | None:
+    """The first fact by which the networks of two runs are of another kind; None: they are of one kind."""
+    keys = ("classes", "scale", "gate_scale", "height", "width")
+    return next((key for key in keys if getattr(one, key) != getattr(other, key)), None)
+
+
 def save_facts(facts: Facts, run: Path) -> None:
     """Write a run's facts.
 
@@ -63,11 +69,10 @@ def save_facts(facts: Facts, run: Path) -> None:
     """
     if (run / FACTS).is_file():
         found = facts_of(run)
-        for key in ("classes", "scale", "gate_scale", "height", "width"):
-            if getattr(found, key) != getattr(facts, key):
-                raise ConfigError(
-                    f"{run / FACTS}: {key} is {getattr(found, key)}, not {getattr(facts, key)}. Name another --out"
-                )
+        if key := difference(found, facts):
+            raise ConfigError(
+                f"{run / FACTS}: {key} is {getattr(found, key)}, not {getattr(facts, key)}. Name another --out"
+            )
     content = yaml.safe_dump(msgspec.to_builtins(facts), sort_keys=False, allow_unicode=True)
     write_whole(run / FACTS, content.encode())
 

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 import torch
@@ -47,6 +46,9 @@ def unfold(pack: Pack, samples: Sequence[Sample], parts: dict[str, str], out: Pa
     """
     graphs = {name: _read(file) for name, (file, _) in pack.for_gpu("fp32").items()}  # int8 ones keep their original
     numbers = [entry.number for entry in pack.manifest.classes]
+    if not _fits(graphs["gate"].weights, blank("gate", len(numbers))):
+        LOG.warning("the pack's gate is of another architecture: it begins with what types knows")
+        graphs["gate"] = graphs["types"]
     scales = {name: graph.scale for name, graph in graphs.items()}
     tile = pack.manifest.tile
     facts = Facts(
@@ -61,10 +63,6 @@ def unfold(pack: Pack, samples: Sequence[Sample], parts: dict[str, str], out: Pa
     frames = [torch.from_numpy(fit(picture(sample), tile.height, tile.width))[None, None] for sample in chosen]
     segmenters = [graphs[f"segment_{number}"].weights for number in numbers]
     wanted = {"gate": graphs["gate"].weights, "teacher": _teacher(graphs["types"].weights, segmenters)}
-    if not _fits(wanted["gate"], blank("gate", len(numbers))):
-        LOG.warning("the pack's gate is of another architecture: it begins with what types knows")
-        wanted["gate"], scales["gate"] = graphs["types"].weights, scales["types"]
-    facts = msgspec.structs.replace(facts, gate_scale=scales["gate"])
     save_facts(facts, out)
     splits.save(parts, out / "split.json")
     for name, weights in wanted.items():

@@ -392,6 +392,26 @@ def test_a_pack_unfolds_to_networks_that_answer_as_before_and_can_learn(
     assert splits.load(tmp_path / "run" / "split.json") == splits.load(trained / "split.json")
 
 
+def test_the_gate_of_an_older_pack_gives_way_to_what_types_knows(
+    toys: Path, trained: Path, made: Path, tmp_path: Path
+) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(made, older)
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(older / "gate.onnx"))
+    (gain,) = [own for own in model.graph.initializer if own.name == "network.head.gain"]
+    gain.CopyFrom(onnx.numpy_helper.from_array(np.ones(1, np.float32), gain.name))  # one score for all classes
+    onnx.save(model, str(older / "gate.onnx"))
+    manifest = packs.load(made).manifest
+    gate = msgspec.structs.replace(manifest.gate, sha256=files.digest(older / "gate.onnx"))
+    files.write_manifest(msgspec.structs.replace(manifest, gate=gate), older)
+    assert main(["unfold", "--pack", str(older), "--data", str(toys), "--out", str(tmp_path / "run")]) == 0
+    begun, types = runs.trained("gate", 2, tmp_path / "run"), runs.trained("types", 2, trained)
+    grey = networks.prepare(torch.from_numpy(np.stack([toy_frame(number)[1] for number in range(4)]))[:, None])
+    with torch.no_grad():
+        torch.testing.assert_close(begun(grey)[1], types(grey)[1], rtol=1e-3, atol=1e-3)
+
+
 def test_the_mean_of_runs_is_a_run_that_has_learnt_from_the_frames_of_all(trained: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(trained, other)
