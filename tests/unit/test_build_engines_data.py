@@ -128,11 +128,18 @@ def _half_labelled(folder: Path) -> list[datasets.Sample]:
     return datasets.read(folder)
 
 
-def test_labels_of_another_folder_are_for_what_is_unlabelled(tmp_path: Path) -> None:
-    samples, labels = _half_labelled(tmp_path), tmp_path / "labels"
+def _labels(folder: Path, masks: str, listed: str | None) -> Path:
+    """A folder of labels: rows of its train.csv and of its images.csv, which is not there for None."""
+    labels = folder / "labels"
     labels.mkdir()
-    (labels / "train.csv").write_text("ImageId,ClassId,EncodedPixels\ne.png,2,5 3\n")
-    (labels / "images.csv").write_text("ImageId,Labelled\nd.png,1\ne.png,1\n")
+    (labels / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n" + masks)
+    if listed is not None:
+        (labels / "images.csv").write_text("ImageId,Labelled\n" + listed)
+    return labels
+
+
+def test_labels_of_another_folder_are_for_what_is_unlabelled(tmp_path: Path) -> None:
+    samples, labels = _half_labelled(tmp_path), _labels(tmp_path, "e.png,2,5 3\n", "d.png,1\ne.png,1\n")
     told = datasets.with_labels(samples, labels)
     assert [sample.truth for sample in told] == [{}, {1: "1 9"}, {2: "1 9"}, {}, {2: "5 3"}, None]
     assert [sample.group for sample in told] == [sample.group for sample in samples]
@@ -152,22 +159,14 @@ def test_labels_that_do_not_fit_the_data_are_refused(
     tmp_path: Path, masks: str, listed: str | None, message: str
 ) -> None:
     _half_labelled(tmp_path)
-    labels = tmp_path / "labels"
-    labels.mkdir()
-    (labels / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n" + masks)
-    if listed is not None:
-        (labels / "images.csv").write_text("ImageId,Labelled\n" + listed)
-    settings = Settings(tmp_path, tmp_path / "run", labels=labels, shares=(("train", 1.0),))
+    settings = Settings(tmp_path, tmp_path / "run", labels=_labels(tmp_path, masks, listed), shares=(("train", 1.0),))
     with pytest.raises(ConfigError, match=message):
         prepare_feed(settings)
 
 
 def test_a_training_learns_from_labels_but_never_where_their_like_is_kept_back(tmp_path: Path) -> None:
     _half_labelled(tmp_path)
-    labels = tmp_path / "labels"
-    labels.mkdir()
-    (labels / "train.csv").write_text("ImageId,ClassId,EncodedPixels\ne.png,2,5 3\n")
-    (labels / "images.csv").write_text("ImageId,Labelled\nd.png,1\ne.png,1\n")
+    labels = _labels(tmp_path, "e.png,2,5 3\n", "d.png,1\ne.png,1\n")
     both = "".join(f"{name}.png,{number},{number} 1\n" for name in "abc" for number in (1, 2))
     (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n" + both)
     groups = {"a": "x", "b": "y", "c": "z", "d": "x", "e": "y", "f": "w"}
