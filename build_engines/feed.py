@@ -47,6 +47,13 @@ FADED_FROM, FADED_TO = 0.7, 0.4
 """From this part of the training on there is less and less painted and synthetic steel, in the end so many times as
 much as at its beginning: the last word have real frames."""
 
+WHOLE_FROM = 0.75
+"""From this part of the training on, teacher and segmenters see whole tiles, as a pack will: crops are laid over
+defects, and who has seen those alone expects one everywhere (docs/training.md)."""
+
+LEAST_WHOLE = 4
+"""Whole tiles in a batch, at least."""
+
 AHEAD = 3
 """Batches that each worker prepares before they are asked for."""
 
@@ -68,6 +75,8 @@ class Feed:
     """Class -> frames without it that gate and types let through (see mining)."""
     visible_px: float = VISIBLE_PX
     buckets: dict[bool, dict[int, list[Sample]]] = field(init=False, default_factory=dict)
+    whole: Varier = field(init=False)
+    """As `varier`, but for whole tiles."""
 
     def __post_init__(self) -> None:
         self.buckets = {True: _buckets(self.real), False: _buckets(self.extra)}
@@ -82,23 +91,34 @@ class Feed:
             recipe=own.recipe,
             favourite=None if self.favourite is None else list(self.classes).index(self.favourite),
         )
+        self.whole = replace(self.varier, height=own.tile[0], width=own.tile[1])
 
     def raw(self, step: int) -> Raw:
         """The batch of a step, before it is varied on the device."""
         rng = np.random.default_rng([self.settings.seed, step])
         painted = float(np.interp(step / self.settings.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
-        return losses.collate([self._example(rng, painted) for _ in range(self.settings.batch)])
+        if step < WHOLE_FROM * self.settings.steps:
+            varier, batch = self.varier, self.settings.batch
+        else:
+            varier, batch = self.whole, self._whole_batch()
+        return losses.collate([self._example(varier, rng, painted) for _ in range(batch)])
 
-    def _example(self, rng: np.random.Generator, painted: float) -> Any:
+    def _whole_batch(self) -> int:
+        """As many whole tiles as there are pixels in a batch of crops, but not next to none."""
+        own = self.settings
+        share = own.height * own.width / (own.tile[0] * own.tile[1])
+        return min(own.batch, max(LEAST_WHOLE, round(own.batch * share)))
+
+    def _example(self, varier: Varier, rng: np.random.Generator, painted: float) -> Any:
         if self.settings.distill and self.unlabelled and rng.random() < self.settings.unlabelled_share:
-            return self.varier.example(self.unlabelled[int(rng.integers(len(self.unlabelled)))], rng, painted=painted)
+            return varier.example(self.unlabelled[int(rng.integers(len(self.unlabelled)))], rng, painted=painted)
         hard = self.hard.get(self.favourite, []) if self.favourite is not None else []
         if hard and rng.random() < HARD_SHARE:
-            return self.varier.example(hard[int(rng.integers(len(hard)))], rng, enrich=False)
+            return varier.example(hard[int(rng.integers(len(hard)))], rng, enrich=False)
         real = not self.extra or bool(rng.random() >= painted * self.settings.extra_share)
         sample = self._draw(self.buckets[real], rng)
         enrich = real and bool(sample.classes or rng.random() < ENRICHED_CLEAN)
-        return self.varier.example(sample, rng, enrich, painted)
+        return varier.example(sample, rng, enrich, painted)
 
     def _draw(self, buckets: dict[int, list[Sample]], rng: np.random.Generator) -> Sample:
         keys = sorted(buckets)
@@ -134,8 +154,8 @@ class Feed:
     def _shared_bytes(self) -> int:
         """What the processes may have in shared memory: every batch that is ahead, twice."""
         own = self.settings
-        frame = own.height * own.width * (1 + len(self.classes) / self.varier.factor**2)
-        return round(2 * own.workers * AHEAD * own.batch * frame)
+        pixels = max(own.batch * own.height * own.width, self._whole_batch() * own.tile[0] * own.tile[1])
+        return round(2 * own.workers * AHEAD * pixels * (1 + len(self.classes) / self.varier.factor**2))
 
     def _from_threads(self, first: int, last: int, count: int) -> Iterator[Raw]:
         with ThreadPoolExecutor(count) as makers:

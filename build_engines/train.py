@@ -27,7 +27,7 @@ from build_engines.files import write_whole
 from build_engines.losses import Batch, Raw
 from build_engines.networks import PIXEL_STRIDE, Classifier, Segmenter, Teacher, prepare
 from build_engines.replicas import Replicas, threads_of
-from build_engines.runs import blank, facts_of, network_names, trained
+from build_engines.runs import blank, facts_of, network_names, scale_of, trained
 from build_engines.settings import Settings
 from build_engines.variation import vary
 
@@ -49,9 +49,13 @@ __all__ = ["network_names", "start", "train", "trained"]
 def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = None) -> nn.Module:
     """The network as its training begins: from the parent run, from the run's teacher, or from ImageNet.
 
-    Of a parent of other classes the teacher's encoder and decoder are taken, which know steel, and no head.
+    Of a parent of other classes the teacher's encoder and decoder are taken, which know steel, and no head. A gate goes
+    on from the parent's only where the run has no teacher that sees what it sees, and now knows more.
     """
-    if parent is not None and name in ("teacher", "gate") and (parent / f"{name}.pt").is_file():
+    taught = (
+        name == "gate" and (out / "teacher.pt").is_file() and scale_of("gate", facts_of(out)) == facts_of(out).scale
+    )
+    if parent is not None and name in ("teacher", "gate") and not taught and (parent / f"{name}.pt").is_file():
         known = facts_of(parent).classes
         if known == list(classes):
             return trained(name, len(classes), parent)
@@ -184,7 +188,7 @@ class Training:
         self._name, self._run, self._feed, self._file = name, run, feed, file
         self._settings = feed.settings
         self._device = torch.device(feed.settings.device)
-        torch.backends.cudnn.benchmark = self._device.type == "cuda"  # every batch has the same shape
+        torch.backends.cudnn.benchmark = self._device.type == "cuda"  # batches have two shapes in all
         self._ensemble: Ensemble | None = None
         if feed.settings.distill:
             self._ensemble = Ensemble.load(feed.settings.distill, feed.classes, self._device, _split(feed))

@@ -245,6 +245,22 @@ def test_a_run_goes_on_from_its_parent(toys: Path, trained: Path, tmp_path: Path
         assert torch.equal(begun[key], value)
 
 
+@pytest.mark.parametrize(("gate_scale", "begins_with"), [(0, "teacher"), (1, "parent")])
+def test_a_gate_begins_with_what_its_own_teacher_has_learnt_since_if_that_sees_the_same(
+    toys: Path, trained: Path, tmp_path: Path, gate_scale: int, begins_with: str
+) -> None:
+    settings = Settings(toys, tmp_path, parent=trained, height=HEIGHT, width=64, tile=(64, 64), gate_scale=gate_scale)
+    prepare_feed(settings)
+    runs.save_weights("teacher", runs.weights("teacher", trained), tmp_path)
+    teacher = runs.trained("teacher", 2, trained)
+    assert isinstance(teacher, networks.Teacher)
+    known = {"teacher": teacher.classifier(), "parent": runs.trained("gate", 2, trained)}
+    begun = train.start("gate", [1, 2], tmp_path, trained).state_dict()
+    for origin, network in known.items():
+        same = all(torch.equal(begun[key], value) for key, value in network.state_dict().items())
+        assert same == (origin == begins_with)
+
+
 def test_a_run_may_learn_from_frames_that_its_parent_kept_back_and_never_the_other_way(
     toys: Path, trained: Path, tmp_path: Path
 ) -> None:

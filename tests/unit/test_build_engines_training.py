@@ -93,7 +93,7 @@ def test_a_segmenter_sees_its_class_and_what_was_let_through_wrongly(toys: Path,
     own.varier = Listening(own.classes, HEIGHT, 64)
     rng = np.random.default_rng(0)
     for _ in range(600):
-        own._example(rng, 1.0)
+        own._example(own.varier, rng, 1.0)
     assert seen.count("hard") / 600 == pytest.approx(feed.HARD_SHARE, abs=0.06)
     assert seen.count("(1,)") / 600 == pytest.approx(feed.FAVOURITE_SHARE, abs=0.06)
     clean = own.settings.clean * (1 - feed.HARD_SHARE)
@@ -109,12 +109,19 @@ def test_painted_steel_fades_towards_the_end(toys: Path, tmp_path: Path) -> None
             seen.append(words[3])
             return label(np.zeros((64, 64), np.uint8), np.zeros((2, 64, 64), np.uint8), 4)
 
-    own.varier = Listening(own.classes, HEIGHT, 64)
+    own.varier = own.whole = Listening(own.classes, HEIGHT, 64)
     for step in (0, 69, 85, 99):
         own.raw(step)
     first, still, less, last = (value for value in seen[:: own.settings.batch])
     assert first == still == 1.0
     assert 1.0 > less > last > feed.FADED_TO
+
+
+@pytest.mark.parametrize(("batch", "tiles"), [(2, 2), (8, 4), (32, 16)])
+def test_a_training_ends_on_whole_tiles(toys: Path, tmp_path: Path, batch: int, tiles: int) -> None:
+    own = feed.prepare_feed(small(toys, tmp_path, steps=8, batch=batch, width=64, tile=(HEIGHT, 128)))
+    shapes = [tuple(raw.frames.shape) for raw in own.stream(4, 8)]
+    assert shapes == [(batch, 1, HEIGHT, 64)] * 2 + [(tiles, 1, HEIGHT, 128)] * 2
 
 
 def test_what_gate_and_types_let_through_is_kept_for_each_class(toys: Path) -> None:
