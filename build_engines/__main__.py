@@ -44,6 +44,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         gate_scale=arguments.gate_scale,
         tile=(arguments.height, arguments.width),
         crop=(arguments.crop_height, arguments.crop_width),
+        whole=arguments.whole,
         pace=arguments.rate,
         seed=arguments.seed,
         threads=arguments.threads,

@@ -98,6 +98,9 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         "--crop-height", type=_side, default=0, help="of what teacher and segmenters learn from, px; else the tile's"
     )
     command.add_argument("--crop-width", type=_side, default=0, help=f"likewise; else {CROP_WIDTH} px")
+    command.add_argument(
+        "--whole", type=_share, default=0.0, help="last share of the steps that sees whole tiles: fewer false events"
+    )
     command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
     command.add_argument(
         "--rate", type=float, default=1.0, help="times the usual learning rates; less to go on from a good --parent"
@@ -113,6 +116,16 @@ def _side(text: str) -> int:
     if not text.isdigit() or int(text) < 32 or int(text) % 16:
         raise argparse.ArgumentTypeError(f"{text}: not a multiple of 16 px from 32 on. Other frames are padded or cut")
     return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: no share. Give a number from 0 to 1")
+    return value
 
 
 def _shares(text: str) -> tuple[tuple[str, float], ...]:

@@ -6,8 +6,7 @@ PARTS = {"train": 0.62, "validation": 0.13, "test": 0.25}
 """Part -> share of the labelled frames."""
 
 CROP_WIDTH = 640
-"""Teacher and segmenters learn from crops of this width, px, before they learn from whole tiles: more defects
-in the same time."""
+"""Teacher and segmenters learn from crops of this width, px: a defect needs its surroundings, not the whole strip."""
 
 SCALE = 2
 """The networks look at the picture at 1 / SCALE of the camera's resolution."""

@@ -47,10 +47,6 @@ FADED_FROM, FADED_TO = 0.7, 0.4
 """From this part of the training on there is less and less painted and synthetic steel, in the end so many times as
 much as at its beginning: the last word have real frames."""
 
-WHOLE_FROM = 0.75
-"""From this part of the training on, teacher and segmenters see whole tiles, as a pack will: crops are laid over
-defects, and who has seen those alone expects one everywhere (docs/training.md)."""
-
 LEAST_WHOLE = 4
 """Whole tiles in a batch, at least."""
 
@@ -97,7 +93,7 @@ class Feed:
         """The batch of a step, before it is varied on the device."""
         rng = np.random.default_rng([self.settings.seed, step])
         painted = float(np.interp(step / self.settings.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
-        if step < WHOLE_FROM * self.settings.steps:
+        if step < (1 - self.settings.whole) * self.settings.steps:
             varier, batch = self.varier, self.settings.batch
         else:
             varier, batch = self.whole, self._whole_batch()

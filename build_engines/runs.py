@@ -57,8 +57,9 @@ def facts_of(run: Path) -> Facts:
 
 def difference(one: Facts, other: Facts) -> str | None:
     """The first fact by which the networks of two runs are of another kind; None: they are of one kind."""
+    mine, theirs = (msgspec.structs.replace(own, gate_scale=scale_of("gate", own)) for own in (one, other))
     keys = ("classes", "scale", "gate_scale", "height", "width")
-    return next((key for key in keys if getattr(one, key) != getattr(other, key)), None)
+    return next((key for key in keys if getattr(mine, key) != getattr(theirs, key)), None)
 
 
 def save_facts(facts: Facts, run: Path) -> None:

@@ -76,6 +76,9 @@ class Settings:
     """Height and width of what the networks will be given, px."""
     crop: tuple[int, int] = (0, 0)
     """Height and width of what teacher and segmenters learn from, px; 0: the tile's height, CROP_WIDTH."""
+    whole: float = 0.0
+    """The last share of the steps, in which teacher and segmenters see whole tiles, as a pack will: crops are laid over
+    defects, and who has seen those alone expects one everywhere."""
     pace: float = 1.0
     """Times the usual learning rates of all networks."""
     rate: float = 1.5e-3

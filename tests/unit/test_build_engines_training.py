@@ -118,8 +118,8 @@ def test_painted_steel_fades_towards_the_end(toys: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("batch", "tiles"), [(2, 2), (8, 4), (32, 16)])
-def test_a_training_ends_on_whole_tiles(toys: Path, tmp_path: Path, batch: int, tiles: int) -> None:
-    own = feed.prepare_feed(small(toys, tmp_path, steps=8, batch=batch, width=64, tile=(HEIGHT, 128)))
+def test_a_training_may_end_on_whole_tiles(toys: Path, tmp_path: Path, batch: int, tiles: int) -> None:
+    own = feed.prepare_feed(small(toys, tmp_path, steps=8, batch=batch, whole=0.25, tile=(HEIGHT, 128)))
     shapes = [tuple(raw.frames.shape) for raw in own.stream(4, 8)]
     assert shapes == [(batch, 1, HEIGHT, 64)] * 2 + [(tiles, 1, HEIGHT, 128)] * 2
 
@@ -290,6 +290,23 @@ def test_turned_copies_of_a_picture_are_one_group(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n")
     grouped = splits.groups(datasets.read(tmp_path))
     assert all(len(set(grouped[at : at + 3])) == 1 for at in range(0, 36, 3))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--whole", "1.5", "1.5: no share. Give a number from 0 to 1"),
+        ("--whole", "much", "much: no share"),
+        ("--shares", "0.8,0.3,0", "that add up to 1"),
+        ("--height", "40", "40: not a multiple of 16 px"),
+    ],
+)
+def test_a_wrong_option_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--data", str(tmp_path), "--out", str(tmp_path / "run"), option, value])
+    assert message in capsys.readouterr().err
 
 
 def test_shares_decide_which_parts_there_are(toys: Path) -> None:
