@@ -99,7 +99,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--crop-width", type=_side, default=0, help=f"likewise; else {CROP_WIDTH} px")
     command.add_argument(
-        "--whole", type=_share, default=0.0, help="last share of the steps that sees whole tiles: fewer false events"
+        "--whole", type=_share, default=0.0, help="last share of the steps that sees whole tiles; not always better"
     )
     command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
     command.add_argument(

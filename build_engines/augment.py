@@ -125,7 +125,7 @@ class Varier:
         if rng.random() < self.recipe.resized:
             tall, wide = np.exp(rng.normal(0, 0.12) + rng.normal(0, 0.05, 2))
         height, width = max(16, round(self.height / tall)), max(16, round(self.width / wide))
-        row, column = self._aim(frame, truth, rng)
+        row, column = self._aim(frame, truth, (height, width), rng)
         beyond = [max(0, tile - side) for tile, side in zip(self.tile, frame.shape, strict=True)]
         if rng.random() >= OVERHUNG:
             beyond = [0, 0]
@@ -135,9 +135,9 @@ class Varier:
         origin = _Origin(top, left, self.height / height, self.width / width)
         return _resized(box.cut(frame), size), np.stack([_resized(box.cut(mask), size, True) for mask in truth]), origin
 
-    def _aim(self, frame: Picture, truth: Masks, rng: np.random.Generator) -> tuple[int, int]:
+    def _aim(self, frame: Picture, truth: Masks, box: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         """A pixel that the crop shall hold: of a defect (each class alike), or of the strip, never of the margin."""
-        if self.height >= frame.shape[0] and self.width >= frame.shape[1]:
+        if box[0] >= frame.shape[0] and box[1] >= frame.shape[1]:
             return 0, 0
         present = [index for index in range(len(self.classes)) if truth[index].any()]
         target = frame > BLACK

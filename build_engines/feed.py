@@ -72,7 +72,7 @@ class Feed:
     visible_px: float = VISIBLE_PX
     buckets: dict[bool, dict[int, list[Sample]]] = field(init=False, default_factory=dict)
     whole: Varier = field(init=False)
-    """As `varier`, but for whole tiles."""
+    """As `varier`, but for whole tiles, of anywhere on the strip."""
 
     def __post_init__(self) -> None:
         self.buckets = {True: _buckets(self.real), False: _buckets(self.extra)}
@@ -87,7 +87,8 @@ class Feed:
             recipe=own.recipe,
             favourite=None if self.favourite is None else list(self.classes).index(self.favourite),
         )
-        self.whole = replace(self.varier, height=own.tile[0], width=own.tile[1])
+        anywhere = replace(own.recipe, aimed=0.0)
+        self.whole = replace(self.varier, height=own.tile[0], width=own.tile[1], recipe=anywhere)
 
     def raw(self, step: int) -> Raw:
         """The batch of a step, before it is varied on the device."""
@@ -150,7 +151,9 @@ class Feed:
     def _shared_bytes(self) -> int:
         """What the processes may have in shared memory: every batch that is ahead, twice."""
         own = self.settings
-        pixels = max(own.batch * own.height * own.width, self._whole_batch() * own.tile[0] * own.tile[1])
+        pixels = own.batch * own.height * own.width
+        if own.whole:
+            pixels = max(pixels, self._whole_batch() * own.tile[0] * own.tile[1])
         return round(2 * own.workers * AHEAD * pixels * (1 + len(self.classes) / self.varier.factor**2))
 
     def _from_threads(self, first: int, last: int, count: int) -> Iterator[Raw]:

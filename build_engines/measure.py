@@ -17,14 +17,11 @@ from build_engines.train import Run, Training, start
 
 WARM_STEPS = 5
 
-PLANNED = 20
-"""Times the measured steps: the end of a training has batches of another size."""
-
 
 def measure(settings: Settings, name: str, batch: int, steps: int) -> dict[str, Any]:
     """Figures of the network `name` ("teacher" or "gate"); nothing is trained, only the split is written."""
-    feed = prepare_feed(settings)
-    feed = replace(feed, settings=stint(name, settings, PLANNED * (WARM_STEPS + steps), batch))
+    feed = prepare_feed(replace(settings, whole=0.0))  # whole tiles at the end would be other work
+    feed = replace(feed, settings=stint(name, feed.settings, WARM_STEPS + steps, batch))
     own = feed.settings
     fed = _rate(feed.stream(0, WARM_STEPS + steps), own.batch, steps)
     learnt = _rate(_learning(feed, name, settings.out, WARM_STEPS + steps), own.batch, steps)

@@ -36,6 +36,10 @@ class Replicas:
     def close(self) -> None:
         self._pool.shutdown()
 
+    def parts_of(self, batch: int) -> int:
+        """In how many parts a batch is learnt from: one for each replica, but none of next to nothing."""
+        return max(1, min(len(self.networks), batch // LEAST_EXAMPLES))
+
     def backward(self, parts: Sequence[Any], loss: Callable[[nn.Module, Any], Tensor], sizes: Sequence[int]) -> Tensor:
         """Set the network's gradients to the mean over the parts of a batch, weighted by their `sizes`.
 
@@ -46,6 +50,7 @@ class Replicas:
             for own in self._parameters:
                 own.grad = None
             whole.backward()  # type: ignore[no-untyped-call]
+            self._agree(1)
             return whole.detach()
 
         def run(network: nn.Module, part: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -56,15 +61,15 @@ class Replicas:
         shares = [size / sum(sizes) for size in sizes]
         for index, own in enumerate(self._parameters):
             own.grad = sum((share * grads[index] for share, (_, grads) in zip(shares, found, strict=True)), start=0.0)  # type: ignore[assignment]
-        self._agree()
+        self._agree(len(parts))
         return torch.stack([share * value for share, (value, _) in zip(shares, found, strict=True)]).sum()
 
     @torch.no_grad()
-    def _agree(self) -> None:
-        """Every batch norm takes the mean of the running statistics."""
+    def _agree(self, used: int) -> None:
+        """Every batch norm takes the mean of the running statistics of the replicas that have learnt."""
         for same in zip(*(network.buffers() for network in self.networks), strict=True):
             if same[0].is_floating_point():
-                mean = torch.stack(same).mean(dim=0)
+                mean = torch.stack(same[:used]).mean(dim=0)
                 for own in same:
                     own.copy_(mean)
 

@@ -50,7 +50,8 @@ class Settings:
     extra_share: float = 0.35
     shapes: Path | None = None
     parent: Path | None = None
-    """A finished run whose networks (and split) this one goes on from, such as the shipped pack's."""
+    """A finished run whose teacher (and split, and gate if that has a scale of its own) this one goes on from, such as
+    the shipped pack's."""
     labels: Path | None = None
     """A folder with labels of frames whose truth `data` does not know: to learn from, never to measure by."""
     distill: tuple[Path, ...] = ()

@@ -188,7 +188,7 @@ class Training:
         self._name, self._run, self._feed, self._file = name, run, feed, file
         self._settings = feed.settings
         self._device = torch.device(feed.settings.device)
-        torch.backends.cudnn.benchmark = self._device.type == "cuda"  # batches have two shapes in all
+        torch.backends.cudnn.benchmark = self._device.type == "cuda"  # batches have few shapes
         self._ensemble: Ensemble | None = None
         if feed.settings.distill:
             self._ensemble = Ensemble.load(feed.settings.distill, feed.classes, self._device, _split(feed))
@@ -231,7 +231,7 @@ class Training:
         for group in run.optimizer.param_groups:
             group["lr"] = rate_at(progress, settings.rate)
         count, seed = len(self._replicas.networks), settings.seed * 1_000_003 + run.step
-        parts = list(enumerate(raw.parts(count)))
+        parts = list(enumerate(raw.parts(self._replicas.parts_of(len(raw.frames)))))
 
         def loss_by(network: nn.Module, part: tuple[int, Raw]) -> Tensor:
             number, own = part

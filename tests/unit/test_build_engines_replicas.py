@@ -56,6 +56,25 @@ def test_replicas_share_parameters_and_agree_on_the_statistics() -> None:
     torch.testing.assert_close(network.encoder.stem[1].running_mean, (alone[0] + alone[1]) / 2)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_replicas_without_a_part_have_no_say_in_the_statistics(count: int) -> None:
+    torch.manual_seed(5)
+    network = Classifier(1).train()
+    parts = [torch.randn(2, 1, 32, 32), 3 + torch.randn(2, 1, 32, 32)][:count]
+    few, many = Replicas(copy.deepcopy(network), count), Replicas(copy.deepcopy(network), 3)
+    for replicas in (few, many):
+        replicas.backward(parts, loss, [2] * count)
+        replicas.close()
+    for same in zip(*(own.buffers() for own in (*few.networks, *many.networks)), strict=True):
+        assert all(torch.equal(same[0], other) for other in same if other.is_floating_point())
+
+
+def test_a_small_batch_is_learnt_from_in_fewer_parts() -> None:
+    replicas = Replicas(Classifier(1), 4)
+    replicas.close()
+    assert [replicas.parts_of(batch) for batch in (1, 3, 4, 6, 8, 32)] == [1, 1, 2, 3, 4, 4]
+
+
 @pytest.mark.parametrize(
     ("threads", "batch", "expected"),
     [(1, 8, (1, 1)), (2, 8, (2, 1)), (2, 3, (1, 2)), (16, 8, (4, 4)), (3, 8, (3, 1)), (2, 1, (1, 2))],

@@ -117,11 +117,35 @@ def test_painted_steel_fades_towards_the_end(toys: Path, tmp_path: Path) -> None
     assert 1.0 > less > last > feed.FADED_TO
 
 
-@pytest.mark.parametrize(("batch", "tiles"), [(2, 2), (8, 4), (32, 16)])
+@pytest.mark.parametrize(("batch", "tiles"), [(2, 2), (6, 4), (8, 4), (32, 16)])
 def test_a_training_may_end_on_whole_tiles(toys: Path, tmp_path: Path, batch: int, tiles: int) -> None:
     own = feed.prepare_feed(small(toys, tmp_path, steps=8, batch=batch, whole=0.25, tile=(HEIGHT, 128)))
     shapes = [tuple(raw.frames.shape) for raw in own.stream(4, 8)]
     assert shapes == [(batch, 1, HEIGHT, 64)] * 2 + [(tiles, 1, HEIGHT, 128)] * 2
+
+
+def test_the_command_line_asks_for_whole_tiles(toys: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", str(toys), "--height", "64", "--width", "128", "--crop-width", "64", "--batch", "4"]
+    words += ["--network", "teacher", "--steps", "1", "--threads", "1"]
+    widths = []
+    for whole in ("0", "1"):
+        assert main([*words, "--whole", whole, "--out", str(tmp_path / whole)]) == 0
+        widths.append(cv2.imread(str(tmp_path / whole / "teacher_examples.png")).shape[1])
+    assert widths[1] > widths[0]
+
+
+def test_an_enlarged_whole_tile_shows_every_edge_of_the_picture(toys: Path) -> None:
+    varier = Varier([1, 2], HEIGHT, WIDTH, recipe=Recipe(resized=1.0))
+    (sample,) = [one for one in datasets.read(toys) if one.classes][:1]
+    frame, truth = datasets.picture(sample), datasets.masks(sample, [1, 2])
+    rng = np.random.default_rng(0)
+    lefts, rights = set(), set()
+    for _ in range(200):
+        origin = varier._crop(frame, truth, rng)[2]
+        if origin.wide > 1.1:
+            lefts.add(origin.left == 0)
+            rights.add(origin.left + round(WIDTH / origin.wide) >= WIDTH - 1)
+    assert lefts == rights == {False, True}
 
 
 def test_what_gate_and_types_let_through_is_kept_for_each_class(toys: Path) -> None:
