@@ -38,7 +38,7 @@ class Replicas:
 
     def parts_of(self, batch: int) -> int:
         """In how many parts a batch is learnt from: one for each replica, but none of next to nothing."""
-        return max(1, min(len(self.networks), batch // LEAST_EXAMPLES))
+        return threads_of(len(self.networks), batch)[0]
 
     def backward(self, parts: Sequence[Any], loss: Callable[[nn.Module, Any], Tensor], sizes: Sequence[int]) -> Tensor:
         """Set the network's gradients to the mean over the parts of a batch, weighted by their `sizes`.
@@ -67,6 +67,8 @@ class Replicas:
     @torch.no_grad()
     def _agree(self, used: int) -> None:
         """Every batch norm takes the mean of the running statistics of the replicas that have learnt."""
+        if len(self.networks) == 1:  # a GPU would copy every statistic onto itself, step by step
+            return
         for same in zip(*(network.buffers() for network in self.networks), strict=True):
             if same[0].is_floating_point():
                 mean = torch.stack(same[:used]).mean(dim=0)

@@ -52,9 +52,7 @@ def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = No
     Of a parent of other classes the teacher's encoder and decoder are taken, which know steel, and no head. A gate goes
     on from the parent's only where the run has no teacher that sees what it sees, and now knows more.
     """
-    taught = (
-        name == "gate" and (out / "teacher.pt").is_file() and scale_of("gate", facts_of(out)) == facts_of(out).scale
-    )
+    taught = name == "gate" and _has_teacher_of_gate(out)
     if parent is not None and name in ("teacher", "gate") and not taught and (parent / f"{name}.pt").is_file():
         known = facts_of(parent).classes
         if known == list(classes):
@@ -76,6 +74,14 @@ def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = No
     if name in ("gate", "types"):
         return teacher.classifier()
     return teacher.segmenter(list(classes).index(int(name.removeprefix("segment_"))))
+
+
+def _has_teacher_of_gate(out: Path) -> bool:
+    """Whether the run has a teacher that sees what its gate sees."""
+    if not (out / "teacher.pt").is_file():
+        return False
+    facts = facts_of(out)
+    return scale_of("gate", facts) == facts.scale
 
 
 def loss_of(name: str, network: nn.Module, batch: Batch, classes: Sequence[int], progress: float) -> Tensor:
