@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from build_engines.arguments import parser
-from build_engines.files import MISSING, naming, refusal, write_json
+from build_engines.files import MISSING, naming, refusal, refuse_unwritable, write_json
 from build_engines.progress import shown
 from inspector.errors import ConfigError, InspectorError
 
@@ -82,6 +82,7 @@ def crossvalidate(arguments: argparse.Namespace) -> None:
     from build_engines import evaluate as evaluation
     from build_engines.crossvalidate import crossvalidate as over_folds
 
+    refuse_unwritable(arguments.json)
     settings = _settings(arguments, folds=arguments.folds)
     found = over_folds(settings, arguments.steps, arguments.batch, tuple(arguments.validation))
     if arguments.json is None:
@@ -121,6 +122,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from build_engines import evaluate as evaluation
     from inspector import pack as packs
 
+    refuse_unwritable(arguments.json, arguments.report, arguments.records)
     pack, samples, group_of = packs.load(arguments.pack), datasets.read(arguments.data), None
     if arguments.split is not None:
         parts, group_of = splits.load(arguments.split), splits.group_of(samples)
@@ -217,6 +219,7 @@ def compare(arguments: argparse.Namespace) -> int:
     from inspector.pack import load
     from inspector.runtimes import onnx
 
+    refuse_unwritable(arguments.json)
     pack = load(arguments.pack)
     tolerance = comparing.Tolerance(arguments.score, arguments.mask, arguments.changed)
     samples = comparing.spread(datasets.read(arguments.data), arguments.frames)

@@ -136,8 +136,9 @@ def tell_unseen(names: Mapping[int, str], classes: Iterable[int], where: Path) -
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
+    """By name; hidden files, which other systems leave behind, are none."""
     for own in FOLDERS:
-        found = {path.name: path for path in sorted((folder / own).glob("*")) if path.is_file()}
+        found = {path.name: path for path in sorted((folder / own).glob("[!.]*")) if path.is_file()}
         if found:
             return found
     raise ConfigError(f"{folder / FOLDERS[0]}: no pictures. Name a folder with images/ and train.csv")

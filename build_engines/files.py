@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,23 @@ def write_whole(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with naming(file):
         durable.write_whole(file, content)
+
+
+def refuse_unwritable(*files: Path | None) -> None:
+    """Before long work: can these be written when it is done? None are not asked for.
+
+    Raises:
+        OSError: one cannot; it names the file.
+    """
+    for file in files:
+        if file is None:
+            continue
+        with naming(file):
+            if file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=file.parent):
+                pass
 
 
 @contextmanager

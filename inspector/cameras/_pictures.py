@@ -54,6 +54,8 @@ def inspect(data: bytes) -> Header:
     Raises:
         Unreadable: it is cut short, damaged, too large, or of a pixel type that the line cannot take.
     """
+    if not data:
+        raise Unreadable(f"is empty; {AGAIN}")
     if data.startswith(b"\xff\xd8"):
         return _jpeg(data)
     if data.startswith(PNG):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="build_engines needs torch: pip install 'inspector[train]'")
-pytest.importorskip("onnx", reason="build_engines needs onnx: pip install 'inspector[train]'")
+onnx = pytest.importorskip("onnx", reason="build_engines needs onnx: pip install 'inspector[train]'")
 
 from build_engines import (  # noqa: E402
     augment,
@@ -413,7 +413,6 @@ def test_the_gate_of_an_older_pack_gives_way_to_what_types_knows(
 ) -> None:
     older = tmp_path / "older"
     shutil.copytree(made, older)
-    onnx = pytest.importorskip("onnx")
     model = onnx.load(str(older / "gate.onnx"))
     (gain,) = [own for own in model.graph.initializer if own.name == "network.head.gain"]
     gain.CopyFrom(onnx.numpy_helper.from_array(np.ones(1, np.float32), gain.name))  # one score for all classes
@@ -588,6 +587,9 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
     assert "int8" not in pack.manifest.gate.figures
     assert made_anew == [(f"{toys.name}, validation part", before.census.frames)]
     assert pack.manifest.types.figures["ms_on_one_cpu_thread"] == 1.0
+    kept = onnx.load(pack.networks()["types"][0]).graph.initializer
+    weights = [onnx.numpy_helper.to_array(one) for one in kept if one.data_type == onnx.TensorProto.INT8]
+    assert max(int(np.abs(one.astype(np.int16)).max()) for one in weights) == 64  # no CPU's sum of two overflows
 
     # ---- another network: this one stays as it is, and a reference on other frames is not made again
     other = msgspec.structs.replace(before, made_on="frames that are not here")

@@ -190,8 +190,20 @@ def test_reader_refuses_a_torn_picture_and_an_empty_folder(tmp_path: Path) -> No
     (tmp_path / "none.png").write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"none.png: cannot be decoded: not a picture"):
         datasets.decode(tmp_path / "none.png")
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(ConfigError, match=r"empty.png: is empty; copy it again"):
+        datasets.decode(tmp_path / "empty.png")
     with pytest.raises(ConfigError, match=r"gone.png: No such file"):
         datasets.decode(tmp_path / "gone.png")
+
+
+def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in (".DS_Store", "._a.png", "a.png"):
+        cv2.imwrite(str(tmp_path / "images" / "picture.png"), np.full((32, 32), 90, np.uint8))
+        (tmp_path / "images" / "picture.png").rename(tmp_path / "images" / name)
+    (tmp_path / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n")
+    assert [sample.name for sample in datasets.read(tmp_path)] == ["a.png"]
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])

@@ -16,6 +16,7 @@ pytest.importorskip("onnx", reason="build_engines needs onnx: pip install 'inspe
 
 from build_engines import (  # noqa: E402
     datasets,
+    evaluate,
     export,
     files,
     packing,
@@ -166,6 +167,18 @@ def test_a_full_disk_is_told_by_evaluate(toys: Path, tmp_path: Path, capsys: pyt
     with room_for(64):
         assert main(words) == 1
     assert told(capsys).startswith(f"{tmp_path / 'f.json'}: ")
+
+
+@pytest.mark.parametrize("option", ["--json", "--report", "--records"])
+def test_evaluate_asks_for_its_files_before_it_judges(
+    toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    pack = make_pack(tmp_path / "pack")
+    (tmp_path / "taken").mkdir()
+    monkeypatch.setattr(evaluate, "judged", lambda *_: pytest.fail("it judged what it cannot write down"))
+    words = ["evaluate", "--pack", str(pack), "--data", str(toys), option, str(tmp_path / "taken")]
+    assert main(words) == 78
+    assert told(capsys).startswith(f"{tmp_path / 'taken'}: Is a directory")
 
 
 def test_a_full_disk_is_told_by_export_and_nothing_is_left(
