@@ -161,7 +161,8 @@ def regions(
     merge_px: int,
     at: tuple[int, int] = (0, 0),
 ) -> list[Region]:
-    """The defects of one class in a probability map uint8 [H, W]: pieces closer than `merge_px` are one.
+    """The defects of one class in a probability map uint8 [H, W]: pieces with at most `merge_px` blank pixels between
+    them, along rows, columns or diagonally, are one.
 
     Pixels beyond the strip's edges never count. The score is the mean probability over the region's mask. `at` is the
     row and column of the frame at which the map begins; whatever lies beyond the map is clean.
