@@ -52,10 +52,12 @@ class Cascade:
         if batch.tiles:
             self._stream.load([tile.pixels for tile in batch.tiles])
             scores = self._stream.gate()
-            for tile, score in zip(batch.tiles, scores.tolist(), strict=True):
+            fires = scores >= self._manifest.gate.threshold
+            for tile, score, fired in zip(batch.tiles, scores.tolist(), fires.tolist(), strict=True):
                 verdict = verdicts[tile.frame]
                 verdict.gate_score = max(verdict.gate_score, score)
-            passed = np.flatnonzero(scores >= self._manifest.gate.threshold).tolist()
+                verdict.passed = verdict.passed or fired
+            passed = np.flatnonzero(fires).tolist()
             self.passed = len(passed)
             if passed and depth is Depth.FULL:
                 self._find(batch, passed, verdicts)
