@@ -19,8 +19,9 @@ from inspector.pack import Manifest, Pack
 
 NOTE = (
     "Frames are judged one by one by inspector's own preprocess, cascade and joining. Events: pieces of one class "
-    "closer than 12 px are one; a truth is detected by a found event that covers 25 % of it or has its centre in its "
-    "box, of whatever class. Intervals: 95 %, bootstrap over look-alike groups."
+    "with at most 12 blank px between them, along rows, columns or diagonally, are one; a truth is detected by a found "
+    "event that covers 25 % of it or has the centre of its box in that of the truth, of whatever class. Intervals: "
+    "95 %, bootstrap over look-alike groups."
 )
 
 

@@ -1,9 +1,10 @@
 """Truth events, found events, and which of them belong together.
 
-An event is what an engineer counts: pieces of one class closer than `merge_px` (12 px) are one. A truth event is
-detected by a found event that covers at least COVERED of its pixels, or whose centre lies in the truth's box; the
-found event may be of any class, and whether it is of the right one is a figure of its own. A found event that detects
-nothing is false. Source: VDI/VDE/VDMA 2632, as DOMAIN.md has it ("25 % of the truth covered or a centre hit").
+An event is what an engineer counts: pieces of one class with at most `merge_px` (12) blank pixels between them, along
+rows, columns or diagonally, are one. A truth event is detected by a found event that covers at least COVERED of its
+pixels, or the centre of whose box lies in the truth's box; the found event may be of any class, and whether it is of
+the right one is a figure of its own. A found event that detects nothing is false. Source: VDI/VDE/VDMA 2632, as
+DOMAIN.md has it ("25 % of the truth covered or a centre hit").
 """
 
 from __future__ import annotations

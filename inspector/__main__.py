@@ -96,6 +96,9 @@ def _add_replay(replay: argparse.ArgumentParser) -> None:
     replay.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
     replay.add_argument("--pack", type=Path, required=True, metavar="ENGINES_DIR")
     replay.add_argument("--events", type=Path, metavar="FILE.jsonl", help="write every event as a JSON line")
+    replay.add_argument(
+        "--frames", type=Path, metavar="FILE.jsonl", help="write every frame's fate and score as a JSON line"
+    )
     replay.add_argument("--report", type=Path, metavar="FILE.html", help="write the coil report")
     replay.add_argument("--journal", type=Path, metavar="FILE", help="keep the journal here")
     replay.add_argument("--contiguous", action="store_true", help="the pictures show one strip without a break")
@@ -162,6 +165,7 @@ def _replay(options: argparse.Namespace) -> int:
         sources=options.sources,
         pack=options.pack,
         events=options.events,
+        frames=options.frames,
         report=options.report,
         journal=options.journal,
         contiguous=options.contiguous,

@@ -52,10 +52,12 @@ class Cascade:
         if batch.tiles:
             self._stream.load([tile.pixels for tile in batch.tiles])
             scores = self._stream.gate()
-            for tile, score in zip(batch.tiles, scores.tolist(), strict=True):
+            fires = scores >= self._manifest.gate.threshold
+            for tile, score, fired in zip(batch.tiles, scores.tolist(), fires.tolist(), strict=True):
                 verdict = verdicts[tile.frame]
                 verdict.gate_score = max(verdict.gate_score, score)
-            passed = np.flatnonzero(scores >= self._manifest.gate.threshold).tolist()
+                verdict.passed = verdict.passed or fired
+            passed = np.flatnonzero(fires).tolist()
             self.passed = len(passed)
             if passed and depth is Depth.FULL:
                 self._find(batch, passed, verdicts)
@@ -161,7 +163,8 @@ def regions(
     merge_px: int,
     at: tuple[int, int] = (0, 0),
 ) -> list[Region]:
-    """The defects of one class in a probability map uint8 [H, W]: pieces closer than `merge_px` are one.
+    """The defects of one class in a probability map uint8 [H, W]: pieces with at most `merge_px` blank pixels between
+    them, along rows, columns or diagonally, are one.
 
     Pixels beyond the strip's edges never count. The score is the mean probability over the region's mask. `at` is the
     row and column of the frame at which the map begins; whatever lies beyond the map is clean.

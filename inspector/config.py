@@ -172,7 +172,8 @@ class GradingConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     default_severity: Name = "minor"
     """The severity when no rule holds."""
     merge_px: Annotated[int, Meta(ge=0, le=64)] = 12
-    """Pieces of one class closer than this are one defect, within a frame and over the seam of two frames."""
+    """Pieces of one class with at most so many blank pixels between them, along rows, columns or diagonally, are one
+    defect, within a frame and over the seam of two frames."""
     join_frames: FewFrames = 16
     """A defect that spans more frames is cut into several events, each but the last with `continues: true`."""
     unmeasured_severity: Name = "unmeasured"

@@ -293,7 +293,8 @@ class Grading:
             a = start + (stop - start) * before // total
             before += loss.count
             b = start + (stop - start) * before // total
-            graded.settled.append(Settled(camera, loss.sequence, loss.sequence + loss.count - 1, loss.reason, b))
+            last = loss.sequence + loss.count - 1
+            graded.settled.append(Settled(camera, loss.sequence, last, loss.reason, b, source=loss.source))
             graded.drafts += self._gaps(loss, track, a, b, time_ns)
         track.next_sequence, track.travel.end = end, stop
         self._last_count = max(self._last_count, stop)

@@ -240,6 +240,8 @@ class Line:
     captures: Sequence[Capture] = ()
     looks: list[Callable[[Graded], None]] = field(default_factory=list)
     """Each sees what was graded before the journal does, and may change it."""
+    sees: list[Callable[[Verdicts], None]] = field(default_factory=list)
+    """Each sees verdicts before they are graded, in order."""
     recording: Recording | None = None
     overload: Overload | None = None
     drift: Drift | None = None
@@ -365,8 +367,8 @@ class Line:
 
     def see(self, verdicts: Verdicts) -> None:
         """See verdicts before they are graded, in order, in grading's thread."""
-        if self.drift is not None:
-            self.drift.see(verdicts)
+        for see in self.sees:
+            see(verdicts)
 
     def look(self, graded: Graded) -> None:
         """See what was graded, in grading's thread."""
@@ -531,7 +533,9 @@ def _drift(line: Line) -> Drift | None:
     file = beside(line.config.journal.path)
     known = Baselines(file, section.window_frames, line.metrics.drift_unsaved.inc)
     names = [camera.name for camera in line.config.cameras]
-    return Drift(section, lambda: line.pack, names, known, line.metrics)
+    made = Drift(section, lambda: line.pack, names, known, line.metrics)
+    line.sees.append(made.see)
+    return made
 
 
 def _retention(config: JournalConfig) -> Retention:

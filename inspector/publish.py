@@ -97,6 +97,8 @@ class Publish:
         """What is left out now, for the heartbeats."""
         self.pack_digest: Callable[[], str | None] = lambda: None
         """Of the pack on duty, for the heartbeats."""
+        self.booked: Callable[[Graded], None] = lambda graded: None
+        """Called with what was graded once it is in the books, before anybody hears of it."""
         self.tally = Tally()
         self.down: dict[str, str] = {}
         """Parts whose last state was `down`, and why."""
@@ -145,6 +147,8 @@ class Publish:
         items = [item, *self._waiting(max(0, COMMIT_ITEMS - self._dirty - 1))] if item is not None else []
         gathered = items + ([Graded(drafts=states)] if states else [])
         events = self._journal.append(gathered) if gathered else []
+        for each in items:
+            self.booked(each)
         self._count_given_up()
         self._dirty += len(gathered)
         told = self._take_telegrams()

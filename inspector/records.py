@@ -185,6 +185,8 @@ class Verdict:
     sights: list[Sight] = field(default_factory=list)
     pack_digest: str = ""
     """Of the pack that judged it."""
+    passed: bool | None = None
+    """Whether the gate let it through; None: it was not asked, as nothing of the frame is strip."""
     depth: Depth = Depth.FULL
     drifts: list[Sight] = field(default_factory=list)
     """The same of how far its camera's frames are from what they were."""
@@ -217,6 +219,8 @@ class Settled:
     """Width of the widest of them."""
     depth: Depth = Depth.FULL
     """How deep they were inspected, all alike."""
+    source: str | None = None
+    """Of lost ones: the file that they were in, when replayed."""
 
 
 @dataclass(slots=True)

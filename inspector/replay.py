@@ -5,6 +5,7 @@ A recording of a line is inspected as that line inspected it: its cameras, setti
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 import time
@@ -18,16 +19,19 @@ from typing import Any
 import msgspec
 
 from inspector import journal
-from inspector.cameras.replay import InStep, ReplayCamera
+from inspector.cameras import Camera
+from inspector.cameras.replay import InStep, ReplayCamera, told
 from inspector.config import Config, convert, explain
 from inspector.errors import ConfigError
 from inspector.events import CoilEvent
+from inspector.frames import Frames
 from inspector.pipeline import Line, build
 from inspector.recording.played import Played, Script, find
 from inspector.report import CoilReport, Piece, render
 from inspector.report import check as check_report
 from inspector.report.journalled import RunFacts, gather
 from inspector.service import stopped_by_signals, watch
+from inspector.sinks import jsonl
 from inspector.watching import Screen, console, summary, throughput, totals
 
 CAMERA = "replay"
@@ -41,6 +45,8 @@ class Request:
     sources: Sequence[Path]
     pack: Path
     events: Path | None = None
+    frames: Path | None = None
+    """Where a line for each frame goes."""
     report: Path | None = None
     journal: Path | None = None
     contiguous: bool = False
@@ -58,8 +64,7 @@ def replay(request: Request) -> int:
     Raises:
         ConfigError: a source, the pack or a target file cannot be used.
     """
-    if request.report is not None:
-        check_report(request.report)
+    _check_targets(request)
     stop = threading.Event()
     with ExitStack() as held:
         held.enter_context(stopped_by_signals(stop))
@@ -73,6 +78,8 @@ def replay(request: Request) -> int:
         line = build(config)
         if played is not None:
             _as_recorded(line, played, request)
+        if request.frames is not None:
+            _write_frames(line, played, request.frames, held)
         cameras = line.cameras.values()
         with line:
             known: list[int | None] = [getattr(camera, "total_frames", None) for camera in cameras]
@@ -87,6 +94,28 @@ def replay(request: Request) -> int:
     if not whole:
         console().print("stopped before the end of the sources: the rest was not inspected", style="red")
     return code if code else int(not (audit.balanced and whole))
+
+
+def _check_targets(request: Request) -> None:
+    """Can what was asked for be written? Makes nothing.
+
+    Raises:
+        ConfigError: it cannot, with the option named.
+    """
+    if request.report is not None:
+        check_report(request.report)
+    for option, path in (("--events", request.events), ("--frames", request.frames)):
+        if path is not None:
+            try:
+                jsonl.check(jsonl.Options(path=path))
+            except ConfigError as error:
+                raise ConfigError(f"{option} {error}") from None
+    if request.events is not None and request.frames is not None and _same(request.events, request.frames):
+        raise ConfigError(f"--frames {request.frames}: is the file of --events too. Name another one")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def configuration(request: Request, path: Path, played: Played | None = None) -> Config:
@@ -154,6 +183,15 @@ def _as_recorded(line: Line, played: Played, request: Request) -> None:
             camera.in_step = in_step
 
 
+def _write_frames(line: Line, played: Played | None, path: Path, held: ExitStack) -> None:
+    """A line for each frame goes to `path` while the line runs; the file is whole when `held` is left."""
+    first = played.numbers() if played is not None and played.whole_runs else {}
+    frames = held.enter_context(Frames(path.absolute(), first))
+    held.callback(lambda: frames.finish(line.ledger.issued()))
+    line.sees.append(frames.see)
+    line.publish.booked = frames.book
+
+
 def _metres(line: Line, played: Played | None) -> float:
     """Of strip in a frame of one camera, for the screen."""
     lines = line.pack.manifest.tile.height
@@ -201,6 +239,10 @@ def _remarks(line: Line, played: Played) -> list[str]:
     return found
 
 
+def _passed_over(camera: Camera) -> list[str]:
+    return camera.passed_over if isinstance(camera, ReplayCamera) else []
+
+
 def _summarise(
     request: Request, line: Line, played: Played | None, found: CoilReport, seconds: float, balanced: bool
 ) -> None:
@@ -215,6 +257,9 @@ def _summarise(
         out.print("nothing was inspected", style="bold red")
     for remark in _remarks(line, played) if played is not None else ():
         out.print(remark, style="yellow", markup=False)
+    passed_over = [name for camera in line.cameras.values() for name in _passed_over(camera)]
+    if passed_over:
+        out.print(told(passed_over), style="yellow", markup=False)
     rows = [
         (
             "frames",
@@ -226,7 +271,12 @@ def _summarise(
         ("speed", f"{sums.inspected / seconds:,.1f} frames/s in {seconds:.1f} s on {line.runtime.name}"),
         ("pack", f"{line.pack.manifest.name} {line.pack.manifest.version} {line.pack.digest[:19]}"),
     ]
-    for name, target in (("events", request.events), ("report", request.report), ("journal", request.journal)):
+    for name, target in (
+        ("events", request.events),
+        ("each frame", request.frames),
+        ("report", request.report),
+        ("journal", request.journal),
+    ):
         if target is not None:
             rows.append((name, str(target)))
     summary(out, "", rows)

@@ -24,6 +24,8 @@ DEPTH = "its grey scale is not known to the line; store it as 8-bit grey"
 GREY_AS_STORED = cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 
 PNG = b"\x89PNG\r\n\x1a\n"
+BMP_HEADERS = 12, 16, 40, 52, 56, 64, 108, 124
+"""Bytes that the header behind a BMP's file header may have, by its version."""
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """A JPEG marker inside a scan: not a stuffed 0xFF, not a restart marker, not a fill byte."""
@@ -44,8 +46,9 @@ class Header:
 
 
 def is_picture(start: bytes) -> bool:
-    """Are these the first bytes of a JPEG, PNG, BMP or TIFF?"""
-    return start.startswith((b"\xff\xd8\xff", PNG, b"BM", *TIFF))
+    """Are these the first 16 bytes of a JPEG, PNG, BMP or TIFF? Texts too begin with BM: a BMP must go on as one."""
+    bmp = start.startswith(b"BM") and int.from_bytes(start[14:16], "little") in BMP_HEADERS
+    return bmp or start.startswith((b"\xff\xd8\xff", PNG, *TIFF))
 
 
 def inspect(data: bytes) -> Header:

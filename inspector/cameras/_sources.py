@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -41,10 +42,11 @@ class Reel:
 
 
 def reels(path: Path) -> tuple[list[Reel], list[str]]:
-    """What `path` holds, in order, and the names of a folder's entries that are passed over.
+    """What `path` holds, in order, and the names of a folder's entries that are passed over, folders with a `/` behind
+    them; hidden ones are not told.
 
-    A picture or video is known by its name, since a damaged one must not be passed over; a file that was given
-    itself may also be known by its first bytes.
+    A picture or video is known by its name, since a damaged one must not be passed over; of another name a picture is
+    known by its first bytes.
 
     Raises:
         ConfigError: there is no such path, it may not be read, or nothing in it can be played.
@@ -66,13 +68,14 @@ def _folder(folder: Path) -> tuple[list[Reel], list[str]]:
     found: list[Reel] = []
     passed_over: list[str] = []
     for name in sorted(os.listdir(folder), key=natural):
-        kind = _kind(name)
-        if kind is None and _recorded.is_recording(folder / name):
+        path = folder / name
+        kind = kind_of(path)
+        if kind is None and _recorded.is_recording(path):
             kind = Kind.RECORDING
-        if kind is None:
-            passed_over.append(printable(name))
-        else:
-            found.append(Reel(kind, folder / name, printable(name)))
+        if kind is not None:
+            found.append(Reel(kind, path, printable(name)))
+        elif not name.startswith("."):
+            passed_over.append(printable(name) + "/" * path.is_dir())
     if not found:
         raise ConfigError(
             f"{_said(folder)}: holds no picture, video or recording. Name a folder that holds them itself "
@@ -83,10 +86,7 @@ def _folder(folder: Path) -> tuple[list[Reel], list[str]]:
 
 def _file(path: Path) -> Reel:
     path.stat()  # raises when it is not there
-    kind = _kind(path.name)
-    if kind is None and path.is_file():
-        with path.open("rb") as file:
-            kind = Kind.PICTURE if _pictures.is_picture(file.read(16)) else None
+    kind = _named(path.name) or _looked_at(path)
     if kind is None:
         raise ConfigError(
             f"{_said(path)}: is neither a picture nor a video nor a recording. "
@@ -95,14 +95,33 @@ def _file(path: Path) -> Reel:
     return Reel(kind, path, printable(path.name))
 
 
-def _kind(name: str) -> Kind | None:
-    """What the name says; hidden files (and macOS's `._x.jpg`) are nothing."""
+def kind_of(path: Path) -> Kind | None:
+    """Whether an entry of a folder is a picture or a video. Only a file whose name does not say it is opened; one that
+    cannot be is nothing, and so are hidden ones (and macOS's `._x.jpg`)."""
+    if path.name.startswith("."):
+        return None
+    kind = _named(path.name)
+    with suppress(OSError):
+        kind = kind or _looked_at(path)
+    return kind
+
+
+def _named(name: str) -> Kind | None:
+    """What the name says; hidden files are nothing."""
     suffix = os.path.splitext(name)[1].lower()
     if name.startswith("."):
         return None
     if suffix in PICTURES:
         return Kind.PICTURE
     return Kind.VIDEO if suffix in VIDEOS else None
+
+
+def _looked_at(path: Path) -> Kind | None:
+    """What the first bytes say; a pipe is not opened, as it would wait for its writer."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return Kind.PICTURE if _pictures.is_picture(file.read(16)) else None
 
 
 def natural(name: str) -> tuple[list[str | int], str]:

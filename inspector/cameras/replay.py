@@ -1,7 +1,9 @@
 """The `replay` camera: pictures, videos and raw recordings as a strip, without losing a frame.
 
-- A folder gives its pictures (JPEG, PNG, BMP, TIFF and what else the decoder knows; grey or colour; by content, not
-  by suffix), videos and recordings in natural order of their names. Folders in it are not searched.
+- A folder gives its pictures (JPEG, PNG, BMP, TIFF and what else the decoder knows; grey or colour), videos and
+  recordings in natural order of their names. What a picture is, its content says, whatever its suffix; a file of an
+  unknown suffix is played if it begins like a JPEG, PNG, BMP or TIFF. Folders in it are not searched. What is passed
+  over is told, but for hidden files.
 - Each file is a separate piece of strip unless `contiguous` is set; a video or a TIFF of many pages is one piece.
 - A frame's source is the file's name, with `#page2` (TIFF), `#17` (frame of a video) or `#256` (first line, where
   `frame_lines` cuts) behind it where the file holds several; a recording gives the sources that were recorded.
@@ -22,8 +24,9 @@ The raw format is in _index.py, the Recorder that writes it in _recording.py.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -42,7 +45,12 @@ from inspector.errors import CameraError
 from inspector.pool import Pool, Slot
 from inspector.records import Frame, Loss
 
-__all__ = ["InStep", "Options", "Recorder", "ReplayCamera", "check", "open"]
+__all__ = ["InStep", "Options", "Recorder", "ReplayCamera", "check", "open", "told"]
+
+log = logging.getLogger(__name__)
+
+TOLD = 5
+"""So many names of what is passed over are told."""
 
 Item = Shot | Missed | Up | Down
 
@@ -82,7 +90,7 @@ class ReplayCamera:
         self.ended = False
         self.link = Link()
         self.passed_over = passed_over
-        """Names in the folders that are neither pictures nor videos nor recordings."""
+        """Names in the folders that are neither pictures nor videos nor recordings, as _sources.py gives them."""
         self._name = name
         self._o = options
         self._reels = reels
@@ -299,7 +307,17 @@ def open(name: str, options: Options) -> ReplayCamera:
     Raises:
         ConfigError: as `check`.
     """
-    return ReplayCamera(name, options, *_listed(options))
+    camera = ReplayCamera(name, options, *_listed(options))
+    if camera.passed_over:
+        log.info("camera %s: %s", name, told(camera.passed_over))
+    return camera
+
+
+def told(passed_over: Sequence[str]) -> str:
+    """What is passed over, for people: the first few names, and how many there are."""
+    names = ", ".join([*passed_over[:TOLD], *(["..."] if len(passed_over) > TOLD else [])])
+    count = "1 entry is" if len(passed_over) == 1 else f"{len(passed_over):,} entries are"
+    return f"passed over: {names} ({count} no picture, video or recording)"
 
 
 def _listed(options: Options) -> tuple[list[Reel], list[str]]:

@@ -68,6 +68,10 @@ class Played:
         """The sections of the YAML that change what is found."""
         return {name: section for name, section in self.setup.sections.items() if name in Config.__struct_fields__}
 
+    def numbers(self) -> dict[str, int]:
+        """Camera -> what the line called its first frame, which is 0 in the books."""
+        return {name: lane.surveys[0].first_sequence or 0 for name, lane in self.lanes.items()}
+
     def renumber(self, graded: Graded) -> None:
         """A recording that begins in the middle counts from 0 in the books, and in events as the line did."""
         for draft in graded.drafts:
@@ -87,7 +91,7 @@ class Script:
 
     def __init__(self, played: Played, coils: CoilMap, stand: Callable[[Graded], object]) -> None:
         self._left = list(played.script)
-        self._first = {name: lane.surveys[0].first_sequence or 0 for name, lane in played.lanes.items()}
+        self._first = played.numbers()
         self._passed: dict[str, int] = {}
         self._coils = coils
         self._stand = stand
@@ -153,7 +157,7 @@ def _recordings(path: Path, deep: int) -> Iterator[Path]:
             inside = sorted(path.iterdir(), key=lambda entry: _sources.natural(entry.name))
         except OSError:  # such as lost+found; a source that cannot be read is told by the camera
             return
-        if not any(entry.suffix.lower() in _sources.PICTURES + _sources.VIDEOS for entry in inside):
+        if not any(_sources.kind_of(entry) for entry in inside):
             for entry in inside:
                 yield from _recordings(entry, deep - 1)
 

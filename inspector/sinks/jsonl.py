@@ -74,28 +74,22 @@ class Jsonl:
         Raises:
             SinkError: the file cannot be written for another reason than want of room.
         """
-        if self._file < 0:
-            raise SinkError(f"{self._path}: this sink is not open; use it inside `with`")
-        lines = [event.body + b"\n" for event in events if event.data.__struct_config__.tag in self._kinds]
-        return self._append(lines) if lines else 0
+        return self.append([event.body for event in events if event.data.__struct_config__.tag in self._kinds])
 
     def tend(self) -> None:
         """Nothing: a file needs no care."""
 
-    def _prepare(self) -> None:
-        status = os.fstat(self._file)
-        self._regular = stat.S_ISREG(status.st_mode)
-        self._torn = False
-        if not self._regular:
-            return
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not self._keep:
-            os.ftruncate(self._file, 0)
-            self._keep = True  # entered again after an error, the sink must not wipe its own lines
-        self._torn = _is_torn(self._path)
+    def append(self, lines: Sequence[bytes]) -> int:
+        """Write what becomes a line each, in one go; returns how many at the end found no room.
 
-    def _append(self, lines: list[bytes]) -> int:
-        """Write in one go; returns how many lines at the end did not fit."""
+        Raises:
+            SinkError: as `send`.
+        """
+        if self._file < 0:
+            raise SinkError(f"{self._path}: this sink is not open; use it inside `with`")
+        if not lines:
+            return 0
+        lines = [line + b"\n" for line in lines]
         head = b"\n" if self._torn else b""
         data = head + b"".join(lines)
         start = os.fstat(self._file).st_size if self._regular else 0
@@ -108,6 +102,18 @@ class Jsonl:
         if error.errno not in FULL:
             raise SinkError(f"{self._path}: cannot be written: {_mend(error)}") from None
         return len(lines) - max(0, len(whole) - 1)
+
+    def _prepare(self) -> None:
+        status = os.fstat(self._file)
+        self._regular = stat.S_ISREG(status.st_mode)
+        self._torn = False
+        if not self._regular:
+            return
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not self._keep:
+            os.ftruncate(self._file, 0)
+            self._keep = True  # entered again after an error, the sink must not wipe its own lines
+        self._torn = _is_torn(self._path)
 
     def _take_back(self, start: int, written: int, keep: int) -> None:
         """After `written` bytes went out leave only the first `keep`, which are whole lines."""

@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections import Counter
 from contextlib import closing, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,53 @@ def test_replay_of_good_and_bad_pictures(pack: Path, tmp_path: Path) -> None:
     for word in ("1a.jpg", "3a.png", "8 issued = 6 inspected + 2 lost", "balance"):
         assert word in done.stdout, done.stdout
     assert "1a.jpg" in (tmp_path / "coil.html").read_text()
+
+
+def test_replay_tells_of_every_picture_what_a_stranger_needs_to_score_it(pack: Path, tmp_path: Path) -> None:
+    """A clean one, a defective one, a torn one, one without a suffix, and a table that is none."""
+    sources = tmp_path / "images"
+    sources.mkdir()
+    for name, number in (("clean.png", 0), ("defect.png", 3)):
+        cv2.imwrite(str(sources / name), picture(number))
+    (sources / "nameless").write_bytes((sources / "defect.png").read_bytes())
+    whole = (sources / "clean.png").read_bytes()
+    (sources / "torn.png").write_bytes(whole[: len(whole) // 2])
+    (sources / "train.csv").write_text("ImageId,ClassId,EncodedPixels\n")
+    done = command(
+        *("replay", sources, "--pack", pack, "--journal", tmp_path / "j.db"),
+        *("--events", tmp_path / "events.jsonl", "--frames", tmp_path / "frames.jsonl"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "passed over: train.csv (1 entry is no picture, video or recording)" in done.stdout
+    assert str(tmp_path / "frames.jsonl") in done.stdout
+    lines = [json.loads(line) for line in (tmp_path / "frames.jsonl").read_text().splitlines()]
+    events = [event.data for event in written(tmp_path / "events.jsonl")]
+    books = proven(tmp_path / "j.db").books[0]
+    assert [(line["source"], line["outcome"], line["passed"], line["events"]) for line in lines] == [
+        ("clean.png", "inspected", False, 0),
+        ("defect.png", "inspected", True, 1),
+        ("nameless", "inspected", True, 1),
+        ("torn.png", "unreadable", None, 0),
+    ]
+    assert [(line["camera"], line["frame_sequence"]) for line in lines] == [
+        (books.camera, number) for number in range(books.issued)
+    ]
+    assert [line["source"] for line in lines if line["events"]] == [
+        event.source for event in events if isinstance(event, Defect)
+    ]
+    assert [(line["source"], line["outcome"]) for line in lines if line["gate_score"] is None] == [
+        (event.source, event.reason) for event in events if isinstance(event, Gap)
+    ]
+    assert Counter(line["outcome"] for line in lines) == {"inspected": books.inspected, **books.lost}
+    assert lines[0]["gate_score"] < lines[1]["gate_score"] == lines[2]["gate_score"]
+
+
+@pytest.mark.parametrize("option", ["--events", "--frames"])
+def test_replay_names_the_option_whose_file_cannot_be_written(pack: Path, tmp_path: Path, option: str) -> None:
+    file = tmp_path / "none" / "out.jsonl"
+    code, _, err = said("replay", pictures(tmp_path / "pictures"), "--pack", pack, option, file)
+    assert code == 78
+    assert err == (f"inspector: {option} {file}: there is no folder {file.parent}. Create it: mkdir -p {file.parent}\n")
 
 
 def test_replay_without_a_source_or_pack_is_78(pack: Path, tmp_path: Path) -> None:

@@ -151,6 +151,17 @@ def test_later_networks_see_only_what_earlier_ones_let_through(counted: Bench) -
     assert [sorted(r.class_number for r in v.regions) for v in verdicts] == [[], [2], [], [2, 4], [4]]
 
 
+def test_each_frame_knows_whether_the_gate_let_it_through(counted: Bench) -> None:
+    """By any of its tiles; of what is no strip nobody was asked."""
+    wide = np.concatenate([with_defect(2), clean()], axis=1)
+    pictures = [clean(), with_defect(2), wide, wide[:, ::-1].copy(), clean()]
+    rois = [*(Roi(0, picture.shape[1]) for picture in pictures[:-1]), Roi(0, 0)]
+    verdicts = counted.judge(pictures, rois)
+    assert counted.asked.gated == [6]
+    assert [verdict.passed for verdict in verdicts] == [False, True, True, True, None]
+    assert [verdict.gate_score > 0.5 for verdict in verdicts] == [False, True, True, True, False]
+
+
 def test_the_counts_are_those_of_the_last_batch(counted: Bench) -> None:
     counted.judge([with_defect(1)])
     assert counted.cascade.passed == 1

@@ -388,8 +388,11 @@ def test_what_frames_lack_when_they_are_lost_on_a_slow_strip_is_theirs(rig: Rig)
 def test_an_unreadable_picture_is_named(rig: Rig) -> None:
     ledger = Ledger(["a"])
     ledger.lose(Loss("a", 1, 1, Reason.UNREADABLE, "torn", "2.png"))
-    (gap,) = gaps(rig.run(without(rig.frames(clean(96), [32] * 3), 1), ledger=ledger))
+    found = rig.run(without(rig.frames(clean(96), [32] * 3), 1), ledger=ledger)
+    (gap,) = gaps(found)
     assert (gap.source, gap.detail, gap.camera, gap.coil) == ("2.png", "torn", "a", "C1")
+    (lost,) = [settled for graded in found for settled in graded.settled if settled.reason is not None]
+    assert (lost.first, lost.last, lost.source) == (1, 1, "2.png")
 
 
 def test_strip_that_ran_by_without_frames_is_a_gap(rig: Rig) -> None:

@@ -258,6 +258,25 @@ def test_no_sink_hears_of_an_event_before_the_journals_file_holds_it(tmp_path: P
     rig.journal.close(clean=True)
 
 
+def test_what_was_graded_is_shown_once_it_is_in_the_books_and_before_anybody_hears_of_it(rig: Rig) -> None:
+    booked: list[Graded] = []
+
+    def look(graded: Graded) -> None:
+        assert rig.journal.pending >= len(graded.drafts)
+        assert rig.sent() == []
+        booked.append(graded)
+
+    rig.publish.booked = look
+    items = [rig.clean(), rig.lost(), rig.defective()]
+    rig.waiting.put(items[1], 0.0)
+    rig.work(items[0])  # and what waits
+    assert len(rig.sent()) == 1
+    rig.work(items[2])
+    rig.publish.say(CAMERA, "down", "the cable is out")  # of no frame
+    rig.finish()
+    assert [id(item) for item in booked] == [id(item) for item in items]
+
+
 def test_an_event_and_the_fate_of_its_frame_are_one_transaction(rig: Rig) -> None:
     rig.work(rig.clean(3))
     rig.clock.now += 0.01

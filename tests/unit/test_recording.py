@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,37 @@ def test_a_recording_of_the_middle_gives_the_events_of_its_part(tmp_path: Path, 
     (start, end) = [json.loads(data) for data in theirs["coil/v1/hot/"]]
     assert (start["coil"], start["encoder_count"]) == ("C1", 64 * 30)
     assert end["coil"] == "C1"
+
+
+def test_lines_of_frames_have_the_numbers_of_the_recorded_line(tmp_path: Path, engines: Path) -> None:
+    run(line_of(tmp_path, engines, filmed(frames=150, skip_frames=[120]), filmed("b", seed=6, frames=150)))
+    pieces = [piece for name in "ab" for piece in sorted((tmp_path / "rec/window" / name).iterdir())[2:]]
+    surveys = [_recorded.survey(piece) for piece in pieces]
+    starts = {name: next(s.first_sequence for s in surveys if s.header.camera == name) for name in "ab"}
+    theirs = replayed(tmp_path, engines, *pieces, frames=tmp_path / "frames.jsonl")
+    found = [json.loads(line) for line in (tmp_path / "frames.jsonl").read_text().splitlines()]
+    spans = Counter[tuple[str, int]]()
+    for topic in theirs:
+        for defect in map(json.loads, theirs[topic] if topic.startswith("defect/") else []):
+            first = defect["frame_sequence"]
+            spans.update((defect["camera"], number) for number in range(first, first + defect["frames"]))
+    assert len(spans) > 100
+    for name in "ab":
+        lines = [line for line in found if line["camera"] == name]
+        first = starts[name]
+        assert first
+        assert [line["frame_sequence"] for line in lines] == list(range(first, 150))
+        assert [line["frame_sequence"] for line in lines if line["outcome"] == "missing"] == [120] * (name == "a")
+        assert [line["events"] for line in lines] == [spans[name, line["frame_sequence"]] for line in lines]
+
+
+def test_pictures_without_a_suffix_beside_a_recording_are_no_recording_alone(tmp_path: Path, engines: Path) -> None:
+    run(line_of(tmp_path, engines, filmed(frames=4)))
+    window = tmp_path / "rec/window/a"
+    (window / "notes.txt").write_text("roll 4711")
+    assert find([window]) is not None
+    (window / "7").write_bytes(cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
+    assert find([window]) is None
 
 
 def test_the_command_line_wins_and_another_pack_is_told(

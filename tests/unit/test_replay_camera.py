@@ -311,12 +311,55 @@ def test_natural_order() -> None:
     ]  # fmt: skip
 
 
-def test_other_files_are_passed_over_and_told(tmp_path: Path) -> None:
-    for name in ("b.png", "a.PNG", "notes.txt", "truth.csv", ".hidden.png", "._a.png", "sub/c.png"):
+def test_other_files_are_passed_over_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("b.png", "a.PNG", ".hidden.png", "._a.png", ".raw", "sub/c.png"):
         written(tmp_path / name, encoded(".png", noise()))
-    camera = replay.open("cam-1", options(tmp_path))
+    for name in ("notes.txt", "truth.csv", ".DS_Store"):
+        written(tmp_path / name, b"roll 4711, which was looked at twice")
+    os.mkfifo(tmp_path / "pipe")  # opened it would wait for its writer
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with caplog.at_level("INFO"):
+        camera = replay.open("cam-1", options(tmp_path))
     assert [frame.source for frame in frames(tmp_path)] == ["a.PNG", "b.png"]
-    assert sorted(camera.passed_over) == sorted([".hidden.png", "._a.png", "notes.txt", "sub", "truth.csv"])
+    assert camera.passed_over == ["gone", "notes.txt", "pipe", "sub/", "truth.csv"]
+    words = "passed over: gone, notes.txt, pipe, sub/, truth.csv (5 entries are no picture, video or recording)"
+    assert [record.message for record in caplog.records] == [f"camera cam-1: {words}"]
+
+
+def test_a_folder_of_nothing_else_is_no_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    written(tmp_path / "a.png", encoded(".png", noise()))
+    written(tmp_path / ".DS_Store", b"hidden")
+    with caplog.at_level("INFO"):
+        replay.open("cam-1", options(tmp_path))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".tiff"])
+def test_a_picture_in_a_folder_is_known_by_its_content_where_its_name_says_nothing(tmp_path: Path, suffix: str) -> None:
+    data = encoded(suffix, noise())
+    for name in ("7", "8.raw", "9.png.bak"):
+        written(tmp_path / name, data)
+    found = play(tmp_path)
+    assert [item[0].source for item in found if not isinstance(item, Loss)] == ["7", "8.raw", "9.png.bak"]
+    written(tmp_path / "10", data[: len(data) // 2])
+    torn = play(tmp_path)[-1]
+    assert isinstance(torn, Loss)
+    assert (torn.source, torn.reason) == ("10", Reason.UNREADABLE)
+
+
+@pytest.mark.parametrize("start", [b"", b"BM", b"BMW and other makes of car", b"II", b"\xff\xd8", b"\x89PNG"])
+def test_what_only_seems_to_begin_like_a_picture_is_passed_over(tmp_path: Path, start: bytes) -> None:
+    written(tmp_path / "a.png", encoded(".png", noise()))
+    written(tmp_path / "list", start)
+    assert replay.open("cam-1", options(tmp_path)).passed_over == ["list"]
+
+
+def test_of_what_is_passed_over_the_first_names_are_told_and_how_many_there_are() -> None:
+    assert replay.told(["a.csv"]) == "passed over: a.csv (1 entry is no picture, video or recording)"
+    many = [f"{number}.txt" for number in range(1234)]
+    assert replay.told(many) == (
+        "passed over: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt, ... (1,234 entries are no picture, video or recording)"
+    )
 
 
 def test_a_name_that_is_no_text_still_makes_an_event(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +84,7 @@ def request_of(tmp_path: Path, pictures: Path, engines: Path) -> Request:
         sources=[pictures],
         pack=engines,
         events=tmp_path / "events.jsonl",
+        frames=tmp_path / "frames.jsonl",
         report=tmp_path / "report.html",
         journal=tmp_path / "journal.db",
     )
@@ -90,6 +93,11 @@ def request_of(tmp_path: Path, pictures: Path, engines: Path) -> Request:
 def written(request: Request) -> list[dict[str, Any]]:
     assert request.events is not None
     return [json.loads(line) for line in request.events.read_text().splitlines()]
+
+
+def framed(request: Request) -> list[dict[str, Any]]:
+    assert request.frames is not None
+    return [json.loads(line) for line in request.frames.read_text().splitlines()]
 
 
 def of_kind(request: Request, kind: str) -> list[dict[str, Any]]:
@@ -187,6 +195,49 @@ def test_the_summary_says_what_was_not_inspected(request_of: Request, capsys: py
     assert "2 x 1 class1" in out
 
 
+def test_each_frame_has_a_line_that_agrees_with_books_and_events(request_of: Request) -> None:
+    assert replay(request_of) == 0
+    found = framed(request_of)
+    assert [line["frame_sequence"] for line in found] == list(range(9))
+    assert [(line["source"], line["events"]) for line in found if line["outcome"] == "inspected"] == [
+        ("01.png", 1), ("02.bmp", 1), ("04.png", 2), ("06.tiff", 1), ("07.png", 0), ("10.png", 1),
+    ]  # fmt: skip
+    lost = [line for line in found if line["outcome"] != "inspected"]
+    assert [(line["frame_sequence"], line["source"], line["outcome"]) for line in lost] == [
+        (gap["frame_sequence"], gap["source"], gap["reason"]) for gap in of_kind(request_of, "gap")
+    ]
+    assert all(line["gate_score"] is line["passed"] is line["pack_digest"] is None for line in lost)
+    for line in found:
+        if line["outcome"] == "inspected":
+            assert line["passed"] is (line["source"] != "07.png")
+            assert line["gate_score"] == (0.0 if line["source"] == "07.png" else 1.0)
+    (digest,) = {line["pack_digest"] for line in found} - {None}
+    assert digest == of_kind(request_of, "defect")[0]["pack_digest"]
+
+
+def test_frames_that_nothing_of_which_is_strip_were_asked_nothing(tmp_path: Path, request_of: Request) -> None:
+    assert cv2.imwrite(str(tmp_path / "dark.png"), np.zeros(TILE, dtype=np.uint8))
+    dark = replace(request_of, sources=[tmp_path / "dark.png"])
+    assert replay(dark) == 0
+    (line,) = framed(dark)
+    assert (line["source"], line["outcome"], line["gate_score"], line["passed"]) == (
+        "dark.png", "inspected", None, None,
+    )  # fmt: skip
+
+
+def test_what_is_passed_over_is_told_where_the_books_are(
+    request_of: Request, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "11").write_bytes((pictures / "01.png").read_bytes())
+    assert replay(request_of) == 0
+    out = capsys.readouterr().out
+    assert out.count("passed over: notes.txt (1 entry is no picture, video or recording)") == 1
+    assert "10 issued = 7 inspected + 3 lost" in out
+    (pictures / "notes.txt").unlink()
+    assert replay(replace(request_of, journal=None)) == 0
+    assert "passed over" not in capsys.readouterr().out
+
+
 def test_the_batch_does_not_change_a_byte(request_of: Request) -> None:
     results = []
     for batch in (1, 4, 50):
@@ -194,6 +245,15 @@ def test_the_batch_does_not_change_a_byte(request_of: Request) -> None:
         results.append([event["data"] for event in written(request_of) if event["data"]["kind"] != "state"])
     assert results[0] == results[1] == results[2]
     assert len(results[0]) == 6 + 3 + 2
+
+
+def test_the_batch_does_not_change_a_line_for_a_frame_either(request_of: Request) -> None:
+    found = []
+    for batch in (1, 50):
+        assert replay(replace(request_of, batch=batch, journal=None, report=None)) == 0
+        found.append(framed(request_of))
+    assert found[0] == found[1]
+    assert len(found[0]) == 9
 
 
 def test_pictures_of_one_strip_are_joined_only_if_asked(tmp_path: Path, request_of: Request) -> None:
@@ -208,6 +268,7 @@ def test_pictures_of_one_strip_are_joined_only_if_asked(tmp_path: Path, request_
     assert [(d["source"], d["frames"], d["mask"]["size"]) for d in of_kind(apart, "defect")] == [
         ("1.png", 3, [3 * HEIGHT, WIDTH])
     ]
+    assert [(line["source"], line["events"]) for line in framed(apart)] == [("1.png", 1), ("2.png", 1), ("10.png", 1)]
 
 
 def test_high_pictures_can_be_cut(tmp_path: Path, request_of: Request) -> None:
@@ -254,12 +315,14 @@ def test_a_replay_that_is_stopped_is_no_success(
     assert replay(replace(request_of, sources=[folder])) == 1
     assert "stopped before the end of the sources" in capsys.readouterr().out
     assert request_of.journal is not None
-    assert journal.audit(request_of.journal).balanced
+    audit = journal.audit(request_of.journal)
+    assert audit.balanced
+    assert len(framed(request_of)) == audit.books[0].issued < 400
 
 
 def test_no_file_is_left_but_those_asked_for(tmp_path: Path, request_of: Request) -> None:
     before = set(tmp_path.rglob("*"))
-    assert replay(replace(request_of, journal=None, events=None, report=None)) == 0
+    assert replay(replace(request_of, journal=None, events=None, frames=None, report=None)) == 0
     assert set(tmp_path.rglob("*")) == before
 
 
@@ -269,7 +332,12 @@ def test_a_network_that_fails_is_exit_code_1_and_the_books_hold(tmp_path: Path, 
     failing = replace(request_of, pack=folder, batch=1)
     assert replay(failing) == 1
     assert failing.journal is not None
-    assert journal.audit(failing.journal).problems == []
+    audit = journal.audit(failing.journal)
+    assert audit.problems == []
+    outcomes = Counter(line["outcome"] for line in framed(failing))
+    assert outcomes.pop("inspected", 0) == audit.books[0].inspected
+    assert outcomes == audit.books[0].lost
+    assert outcomes["aborted"] > 0
 
 
 # ---------------------------------------------------------------- what cannot be used
@@ -291,7 +359,43 @@ def test_what_cannot_be_used_is_named_before_anything_is_inspected(tmp_path: Pat
         with pytest.raises(ConfigError, match=re.escape(words)):
             replay(wrong)
     assert not (tmp_path / "events.jsonl").exists()
+    assert not (tmp_path / "frames.jsonl").exists()
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("option", ["events", "frames"])
+def test_a_target_that_cannot_be_written_is_told_by_its_option_and_how_to_mend_it(
+    tmp_path: Path, request_of: Request, option: str
+) -> None:
+    """Not by a key of a YAML that nobody wrote."""
+    file, closed = tmp_path / "no" / "where" / "f.jsonl", tmp_path / "closed"
+    for path, words in (
+        (file, f"--{option} {file}: there is no folder {file.parent}. Create it: mkdir -p {file.parent}"),
+        (tmp_path, f"--{option} {tmp_path}: is a folder; name a file in it"),
+    ):
+        with pytest.raises(ConfigError) as told:
+            replay(replace(request_of, **{option: path}))
+        assert str(told.value) == words
+    closed.mkdir(mode=0o500)
+    if not os.access(closed, os.W_OK):  # root may write everywhere
+        with pytest.raises(ConfigError, match=rf"^--{option} .*cannot be written by this user"):
+            replay(replace(request_of, **{option: closed / "f.jsonl"}))
+
+
+def test_frames_and_events_need_a_file_each(tmp_path: Path, request_of: Request) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "events.jsonl")
+    for path in (tmp_path / "events.jsonl", tmp_path / "link"):
+        with pytest.raises(ConfigError, match=r"^--frames .*is the file of --events too. Name another one"):
+            replay(replace(request_of, frames=path))
+
+
+def test_a_frames_file_that_finds_no_room_is_exit_code_1_and_the_books_hold(
+    request_of: Request, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert replay(replace(request_of, frames=Path("/dev/full"), report=None)) == 1
+    assert "--frames /dev/full: takes no more lines" in caplog.text
+    assert request_of.journal is not None
+    assert journal.audit(request_of.journal).problems == []
 
 
 def test_the_command_line_does_the_same(

@@ -66,7 +66,7 @@ def test_truths_lie_on_the_strip_touch_their_boxes_and_stay_apart(busy: Strip) -
         box = slice(d.first_line, d.end_line), slice(d.first_px, d.first_px + d.width_px)
         assert not occupied[box].any()
         occupied[box] = 1
-    assert CLEARANCE_PX > 12  # judges merge components closer than 12 px
+    assert CLEARANCE_PX > 12  # judges merge components with at most 12 blank px between them
 
 
 def test_beyond_the_edges_it_is_black_and_the_strip_is_not(busy: Strip) -> None:
