@@ -24,6 +24,8 @@ from inspector.sinks import jsonl
 
 INSPECTED = "inspected"
 """The outcome of a frame that was not lost."""
+PLACES = 6
+"""Of a score: clean frames lie close to 0, and those that look alike must not become equal."""
 TOGETHER = 1000
 """Lines that are written in one go at most: one loss may be of any number of frames."""
 
@@ -143,7 +145,7 @@ class Frames:
             frame_sequence=self._first.get(frame.camera, 0) + frame.sequence,
             source=frame.source,
             outcome=INSPECTED,
-            gate_score=None if verdict.passed is None else round(verdict.gate_score, 4),
+            gate_score=None if verdict.passed is None else round(verdict.gate_score, PLACES),
             passed=verdict.passed,
             events=0,
             pack_digest=verdict.pack_digest,

@@ -51,13 +51,13 @@ def inspected(first: int, last: int, camera: str = "a") -> Graded:
 def test_a_line_says_what_the_cascade_and_the_books_say(tmp_path: Path) -> None:
     file = tmp_path / "frames.jsonl"
     with framed(file) as frames:
-        frames.see(Verdicts(0, [verdict(0, 0.123456, True), verdict(1, 0.04, False), verdict(2, 0.0, None)]))
+        frames.see(Verdicts(0, [verdict(0, 0.1234567, True), verdict(1, 0.04, False), verdict(2, 0.0, None)]))
         frames.book(inspected(0, 2))
         frames.book(Graded([Settled("a", 3, 3, Reason.UNREADABLE, 0, source="torn.png")]))
         frames.finish({"a": 4})
     shared = {"camera": "a", "outcome": "inspected", "events": 0, "pack_digest": DIGEST}
     assert lines(file) == [
-        {**shared, "frame_sequence": 0, "source": "0.png", "gate_score": 0.1235, "passed": True},
+        {**shared, "frame_sequence": 0, "source": "0.png", "gate_score": 0.123457, "passed": True},
         {**shared, "frame_sequence": 1, "source": "1.png", "gate_score": 0.04, "passed": False},
         {**shared, "frame_sequence": 2, "source": "2.png", "gate_score": None, "passed": None},
         {
