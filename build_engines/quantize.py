@@ -139,7 +139,7 @@ def to_int8(file: Path, target: Path, reader: CalibrationDataReader) -> None:
             op_types_to_quantize=["Conv", "Add", "Clip"],
             nodes_to_exclude=[*convolutions[:FIRST], *convolutions[-1:]],
             per_channel=True,
-            reduce_range=True,  # 7 bits: with 8, sums of two products overflow on a CPU without VNNI, and nobody is told
+            reduce_range=True,  # 7 bits: with 8, sums of two overflow in silence on a CPU without VNNI
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
