@@ -159,7 +159,8 @@ def quantize(
         usual: by what a pack's reference calls them (`made_on`), the frames to make it again on.
 
     Raises:
-        ConfigError: a name is not of a network of the pack, or the float32 original of one is not in its folder.
+        ConfigError: a name is not of a network of the pack, the float32 original of one is not in its folder, or there
+            is nothing to calibrate on.
     """
     found = packs.load(folder)
     for name in networks:
@@ -168,6 +169,8 @@ def quantize(
     networks = networks or list(found.networks())
     pack = _originals(found, networks)
     chosen = _spread(calibration, CALIBRATED_TILES)
+    if not chosen:
+        raise ConfigError("no labelled frame of the training part to calibrate on. Name another --data or --split")
     before = _own_figures(pack, _judged(pack, validation, "judging the originals"))
     trials = []
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=folder) as aside:

@@ -262,3 +262,12 @@ def test_quantize_says_which_original_is_missing(
     said = told(capsys)
     assert said.startswith(f"{pack / 'gate.onnx'}: no such file")
     assert "Export the pack again" in said
+
+
+def test_quantize_says_that_there_is_nothing_to_calibrate_on(
+    toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pack, split = make_pack(tmp_path / "pack"), tmp_path / "split.json"
+    splits.save({sample.name: "test" for sample in datasets.read(toys)}, split)
+    assert main(["quantize", "--pack", str(pack), "--data", str(toys), "--split", str(split)]) == 78
+    assert told(capsys).startswith("no labelled frame of the training part to calibrate on")
