@@ -26,8 +26,8 @@ REPEATS = 25
 
 ABOUT = """\
 EfficientNet-Lite0 encoders (ReLU6, batch norms folded, ImageNet weights to start from, Apache-2.0), grey, at 1/{scale}
-of the camera's resolution (the gate at 1/{gate_scale}). Gate and types pool a coarse map of defect scores class by class,
-and the gate says the sum of their odds; each segmenter has a light feature-pyramid decoder at 1/{pixel} of the
+of the camera's resolution (the gate at 1/{gate_scale}). Gate and types pool a coarse map of defect scores class by
+class, and the gate says the sum of their odds; each segmenter has a light feature-pyramid decoder at 1/{pixel} of the
 camera's resolution, scaled up inside the graph."""
 
 TWINS = """\
