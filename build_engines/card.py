@@ -38,8 +38,9 @@ Labelled real frames, divided by look-alike group (frames that resemble each oth
 part is enriched by defects transplanted between its frames and by other lamps, lenses and rolls; where the commands
 below say so, by defects painted at the places and in the sizes of real masks of other frames (`--shapes`), by frames
 of the synthetic strip (`--extra`), by unlabelled frames that somebody else labelled (`--labels`) or an ensemble of
-teachers (`--distill`), on which nothing is measured. No
-test frame was seen in training or in the choice of a threshold. No picture is part of this repository."""
+teachers (`--distill`), on which nothing is measured. What
+networks are measured on they have seen neither in training nor in the choice of a threshold. No picture is part of
+this repository."""
 
 SIBLING = """\
 The networks of this pack learnt from all labelled real frames, so nothing can be measured on those. A sibling, trained

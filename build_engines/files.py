@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +41,7 @@ def write_whole(file: Path, content: bytes) -> None:
 
 
 def refuse_unwritable(*files: Path | None) -> None:
-    """Before long work: can these be written when it is done? None are not asked for.
+    """Before long work: can these be written when it is done? None are not asked for. Makes nothing.
 
     Raises:
         OSError: one cannot; it names the file.
@@ -53,9 +52,11 @@ def refuse_unwritable(*files: Path | None) -> None:
         with naming(file):
             if file.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=file.parent):
-                pass
+            folder = next(above for above in file.absolute().parents if above.exists())
+            if not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextmanager

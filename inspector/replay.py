@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import msgspec
 
 from inspector import journal
 from inspector.cameras import Camera
+from inspector.cameras._sources import kind_of
 from inspector.cameras.replay import InStep, ReplayCamera, told
 from inspector.config import Config, convert, explain
 from inspector.errors import ConfigError
@@ -78,8 +79,7 @@ def replay(request: Request) -> int:
         line = build(config)
         if played is not None:
             _as_recorded(line, played, request)
-        if request.frames is not None:
-            _write_frames(line, played, request.frames, held)
+        frames = _write_frames(line, played, request.frames, held) if request.frames is not None else None
         cameras = line.cameras.values()
         with line:
             known: list[int | None] = [getattr(camera, "total_frames", None) for camera in cameras]
@@ -89,6 +89,9 @@ def replay(request: Request) -> int:
             seconds = time.monotonic() - started
         whole = all(camera.ended for camera in cameras)
         audit = journal.audit(path)
+        if frames is not None:  # by what the closed journal says: a line that failed had issued more than it could book
+            run = max(own.epoch for own in audit.runs)
+            frames.finish({own.camera: own.issued for own in audit.books if own.epoch == run})
         finished = _report(request, config, line, audit, seconds, started_ns)
     _summarise(request, line, played, finished, seconds, audit.balanced)
     if not whole:
@@ -104,17 +107,37 @@ def _check_targets(request: Request) -> None:
     """
     if request.report is not None:
         check_report(request.report)
-    for option, path in (("--events", request.events), ("--frames", request.frames)):
+    targets = {
+        "--events": request.events,
+        "--frames": request.frames,
+        "--report": request.report,
+        "--journal": request.journal,
+    }
+    for option in ("--events", "--frames"):
+        path = targets[option]
         if path is not None:
             try:
                 jsonl.check(jsonl.Options(path=path))
             except ConfigError as error:
                 raise ConfigError(f"{option} {error}") from None
-    if request.events is not None and request.frames is not None and _same(request.events, request.frames):
-        raise ConfigError(f"--frames {request.frames}: is the file of --events too. Name another one")
+    if request.frames is not None and request.frames.is_fifo():
+        raise ConfigError(f"--frames {request.frames}: is a pipe, whose reader may fall behind. Name a file")
+    asked = [(option, path) for option, path in targets.items() if path is not None]
+    for at, (option, path) in enumerate(asked):
+        for other, before in asked[:at]:
+            if _same(path, before):
+                raise ConfigError(f"{option} {path}: is the file of {other} too. Name another one")
+        if any(_plays(source, path) for source in request.sources):
+            raise ConfigError(f"{option} {path}: is a source, which would be lost. Name another file")
+
+
+def _plays(source: Path, path: Path) -> bool:
+    return _same(path, source) or (_same(path.parent, source) and kind_of(path) is not None)
 
 
 def _same(one: Path, other: Path) -> bool:
+    with suppress(OSError):
+        return one.samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)
 
 
@@ -183,13 +206,13 @@ def _as_recorded(line: Line, played: Played, request: Request) -> None:
             camera.in_step = in_step
 
 
-def _write_frames(line: Line, played: Played | None, path: Path, held: ExitStack) -> None:
-    """A line for each frame goes to `path` while the line runs; the file is whole when `held` is left."""
+def _write_frames(line: Line, played: Played | None, path: Path, held: ExitStack) -> Frames:
+    """A line for each frame goes to `path` while the line runs; `finish` makes the file whole."""
     first = played.numbers() if played is not None and played.whole_runs else {}
     frames = held.enter_context(Frames(path.absolute(), first))
-    held.callback(lambda: frames.finish(line.ledger.issued()))
     line.sees.append(frames.see)
     line.publish.booked = frames.book
+    return frames
 
 
 def _metres(line: Line, played: Played | None) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -45,8 +44,8 @@ def reels(path: Path) -> tuple[list[Reel], list[str]]:
     """What `path` holds, in order, and the names of a folder's entries that are passed over, folders with a `/` behind
     them; hidden ones are not told.
 
-    A picture or video is known by its name, since a damaged one must not be passed over; of another name a picture is
-    known by its first bytes.
+    A picture or video is known by its name, since a damaged one must not be passed over; without a suffix, and of any
+    name if it was given itself, a picture is known by its first bytes.
 
     Raises:
         ConfigError: there is no such path, it may not be read, or nothing in it can be played.
@@ -96,14 +95,16 @@ def _file(path: Path) -> Reel:
 
 
 def kind_of(path: Path) -> Kind | None:
-    """Whether an entry of a folder is a picture or a video. Only a file whose name does not say it is opened; one that
-    cannot be is nothing, and so are hidden ones (and macOS's `._x.jpg`)."""
-    if path.name.startswith("."):
-        return None
-    kind = _named(path.name)
-    with suppress(OSError):
-        kind = kind or _looked_at(path)
-    return kind
+    """Whether an entry of a folder is a picture or a video. Only a file without any suffix is opened, so that a backup
+    (`07.png.orig`) is no second piece of strip; one that cannot be opened may be a picture, and is lost as one. Hidden
+    ones (and macOS's `._x.jpg`) are nothing."""
+    name = path.name
+    if "." in name:
+        return _named(name)
+    try:
+        return _looked_at(path)
+    except OSError:
+        return Kind.PICTURE
 
 
 def _named(name: str) -> Kind | None:

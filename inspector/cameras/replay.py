@@ -1,9 +1,9 @@
 """The `replay` camera: pictures, videos and raw recordings as a strip, without losing a frame.
 
 - A folder gives its pictures (JPEG, PNG, BMP, TIFF and what else the decoder knows; grey or colour), videos and
-  recordings in natural order of their names. What a picture is, its content says, whatever its suffix; a file of an
-  unknown suffix is played if it begins like a JPEG, PNG, BMP or TIFF. Folders in it are not searched. What is passed
-  over is told, but for hidden files.
+  recordings in natural order of their names. What a picture is, its content says, whatever its suffix; a file without
+  one is played if it begins like a JPEG, PNG, BMP or TIFF. Folders in it are not searched. What is passed over is
+  told, but for hidden files.
 - Each file is a separate piece of strip unless `contiguous` is set; a video or a TIFF of many pages is one piece.
 - A frame's source is the file's name, with `#page2` (TIFF), `#17` (frame of a video) or `#256` (first line, where
   `frame_lines` cuts) behind it where the file holds several; a recording gives the sources that were recorded.

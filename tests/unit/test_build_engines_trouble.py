@@ -179,6 +179,11 @@ def test_evaluate_asks_for_its_files_before_it_judges(
     words = ["evaluate", "--pack", str(pack), "--data", str(toys), option, str(tmp_path / "taken")]
     assert main(words) == 78
     assert told(capsys).startswith(f"{tmp_path / 'taken'}: Is a directory")
+    (tmp_path / "file").touch()
+    assert main([*words[:-1], str(tmp_path / "file" / "f.json")]) == 78
+    assert told(capsys).startswith(f"{tmp_path / 'file' / 'f.json'}: Not a directory")
+    assert main(["evaluate", "--pack", str(tmp_path), "--data", str(toys), option, str(tmp_path / "new" / "f")]) == 78
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_full_disk_is_told_by_export_and_nothing_is_left(

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ from inspector import journal
 from inspector.__main__ import main
 from inspector.errors import ConfigError
 from inspector.events import Defect
+from inspector.grading import Grading
 from inspector.pipeline import Line
-from inspector.records import Pixels
+from inspector.records import Graded, Pixels, Verdicts
 from inspector.replay import Request, replay
 from inspector.report import CoilReport, render
 from inspector.rle import decode
@@ -387,6 +389,50 @@ def test_frames_and_events_need_a_file_each(tmp_path: Path, request_of: Request)
     for path in (tmp_path / "events.jsonl", tmp_path / "link"):
         with pytest.raises(ConfigError, match=r"^--frames .*is the file of --events too. Name another one"):
             replay(replace(request_of, frames=path))
+
+
+@pytest.mark.parametrize("option", ["events", "frames", "report", "journal"])
+def test_no_target_is_a_source_or_another_target(
+    tmp_path: Path, pictures: Path, request_of: Request, option: str
+) -> None:
+    before = (pictures / "01.png").read_bytes()
+    with pytest.raises(ConfigError, match=rf"^--{option} .*01.png: is a source, which would be lost"):
+        replay(replace(request_of, **{option: pictures / "01.png"}))
+    os.link(pictures / "01.png", tmp_path / "linked")
+    with pytest.raises(ConfigError, match=rf"^--{option} .*linked: is a source"):
+        replay(replace(request_of, sources=[pictures / "01.png"], **{option: tmp_path / "linked"}))
+    assert (pictures / "01.png").read_bytes() == before
+    other = "events" if option == "journal" else "journal"
+    with pytest.raises(
+        ConfigError, match=rf"^--journal .*: is the file of --{other if option == 'journal' else option}"
+    ):
+        replay(replace(request_of, **{option: getattr(request_of, other)}))
+
+
+def test_a_pipe_is_no_place_for_frames(tmp_path: Path, request_of: Request) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match=r"^--frames .*pipe: is a pipe, whose reader may fall behind. Name a file"):
+        replay(replace(request_of, frames=tmp_path / "pipe"))
+
+
+def test_a_stage_that_fails_leaves_as_many_lines_as_the_books_count(
+    tmp_path: Path, request_of: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(200):
+        assert cv2.imwrite(str(folder / f"{number}.png"), picture())
+    calls, grade = count(), Grading.grade
+
+    def failing(self: Grading, verdicts: Verdicts) -> Graded:
+        if next(calls) == 3:
+            raise RuntimeError("out of order")
+        return grade(self, verdicts)
+
+    monkeypatch.setattr(Grading, "grade", failing)
+    assert replay(replace(request_of, sources=[folder], batch=4)) == 1
+    assert request_of.journal is not None
+    assert len(framed(request_of)) == journal.audit(request_of.journal).books[0].issued
 
 
 def test_a_frames_file_that_finds_no_room_is_exit_code_1_and_the_books_hold(
