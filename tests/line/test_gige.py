@@ -261,7 +261,8 @@ def test_a_cable_that_was_pulled_is_a_gap_of_the_right_length(
     if survived:
         (gap,) = stretches(path, "seen")
         assert gap.length_mm == gap.numbered * FRAME_MM
-        assert {told.reason for told in gap.gaps} == {Reason.MISSING}
+        reasons = {told.reason for told in gap.gaps}
+        assert reasons - {Reason.PACKETS} == {Reason.MISSING}  # the frame on its way as the cable is pulled is torn
     else:
         outages_are_told_right(path, 1)
     assert max(stretch.elapsed_ns for stretch in stretches(path, "seen")) >= outage_s * 1e9

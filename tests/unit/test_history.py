@@ -261,7 +261,8 @@ def test_a_request_of_two_parts_is_told_so_and_one_of_many_is_cut(archive: Archi
 def test_one_who_sends_too_much_is_cut(archive: Archive) -> None:
     with served(fast(archive)) as server:
         with stranger(server) as peer:
-            peer.sendall(part(b"x" * (desk.LONGEST_REQUEST + 1000)))
+            with suppress(ConnectionError):  # cut already, before all was sent
+                peer.sendall(part(b"x" * (desk.LONGEST_REQUEST + 1000)))
             assert is_cut(peer)
         with client(server) as asker:
             assert asker.ask(b'{"ask": "journal", "id": 3}' + b" " * 65_000)["id"] == 3
