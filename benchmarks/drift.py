@@ -67,7 +67,7 @@ def judged(pack: Pack, pictures: Sequence[Pixels], views: int) -> Iterator[tuple
                     tiles = cut(pixels, roi, pack.manifest.tile, frame=0)
                     verdict = cascade.judge(Batch(0, [frame], [roi], tiles)).verdicts[0]
                     if roi.width:
-                        count(census, verdict, pack.manifest.gate.threshold)
+                        count(census, verdict)
             yield name, found
 
 

@@ -157,7 +157,7 @@ def _record(
         name=sample.name,
         group=group,
         gate_score=float(verdicts[0].gate_score),
-        passed=verdicts[0].gate_score >= manifest.gate.threshold,
+        passed=bool(verdicts[0].passed),
         type_scores=[float(score) for score in scores],
         named=[bool(score >= manifest.types.thresholds[number]) for number, score in zip(numbers, scores, strict=True)],
         truth_px=truth.sum(axis=(1, 2)).tolist(),

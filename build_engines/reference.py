@@ -35,13 +35,13 @@ def of(pack: Pack, samples: Sequence[Sample], made_on: str) -> Reference:
     Raises:
         ConfigError: none of them shows strip.
     """
-    census, threshold = Census(), pack.manifest.gate.threshold
+    census = Census()
     with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
         cascade = Cascade(pack, runtime.stream(), GradingConfig().merge_px)
         for number, sample in enumerate(shown(samples, "reference", len(samples))):
             verdict = cascade.judge(batch_of(sample, number, pack.manifest)).verdicts[0]
             if verdict.roi.width:
-                count(census, verdict, threshold)
+                count(census, verdict)
     if not census.frames:
         raise ConfigError(
             f"{made_on}: no frame shows strip, so nothing can be a reference. Name another folder or part"

@@ -88,12 +88,12 @@ _MEND = {
 }
 
 
-def count(census: Census, verdict: Verdict, gate_threshold: float) -> None:
+def count(census: Census, verdict: Verdict) -> None:
     """Take a frame into a census; it must show strip, and its pixels must be there yet."""
     shows = brightness(verdict.frame.pixels, verdict.roi)
     found = any(region.reported for region in verdict.regions)
     alarmed = found if verdict.depth is Depth.FULL else None
-    census.add(verdict.gate_score, shows, verdict.gate_score >= gate_threshold, alarmed)
+    census.add(verdict.gate_score, shows, bool(verdict.passed), alarmed)
 
 
 class Drift:
@@ -122,7 +122,7 @@ class Drift:
         self.baselines = baselines
         shown = {name: metrics.drift(name, OFF) for name in cameras}
         self._cameras = {name: _Camera(config, engines, baselines, name, own) for name, own in shown.items()}
-        self._digest, self._threshold = engines.digest, engines.manifest.gate.threshold
+        self._digest = engines.digest
         _tell_yardstick(config, engines)
 
     def see(self, verdicts: Verdicts) -> None:
@@ -131,7 +131,7 @@ class Drift:
         for verdict in verdicts.verdicts:
             frame = verdict.frame
             if verdict.roi.width and frame.counts_per_line != 0 and self._follow(verdict.pack_digest):
-                verdict.drifts = self._cameras[frame.camera].see(verdict, self._threshold)
+                verdict.drifts = self._cameras[frame.camera].see(verdict)
 
     def _follow(self, digest: str) -> bool:
         """Whether this is the pack that is counted now; it may just have become so."""
@@ -140,7 +140,7 @@ class Drift:
         engines = self._on_duty()
         if engines.digest != digest:
             return False
-        self._digest, self._threshold = digest, engines.manifest.gate.threshold
+        self._digest = digest
         for camera in self._cameras.values():
             camera.reset(engines)
         _tell_yardstick(self._config, engines)
@@ -209,8 +209,8 @@ class _Camera:
         self._shown.forget()
         self._begin(engines)
 
-    def see(self, verdict: Verdict, threshold: float) -> list[Sight]:
-        count(self._filling, verdict, threshold)
+    def see(self, verdict: Verdict) -> list[Sight]:
+        count(self._filling, verdict)
         said, self._said = self._said, []
         return said + self._move() if self._filling.frames >= self._piece_frames else said
 

@@ -90,7 +90,7 @@ def replay(request: Request) -> int:
         whole = all(camera.ended for camera in cameras)
         audit = journal.audit(path)
         if frames is not None:  # by what the closed journal says: a line that failed had issued more than it could book
-            run = max(own.epoch for own in audit.runs)
+            run = line.journal.epoch
             frames.finish({own.camera: own.issued for own in audit.books if own.epoch == run})
         finished = _report(request, config, line, audit, seconds, started_ns)
     _summarise(request, line, played, finished, seconds, audit.balanced)

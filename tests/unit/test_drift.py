@@ -48,6 +48,7 @@ class Strip:
             score = rng.uniform(0.6, 1) if defective else min(0.4, self.score * rng.lognormal(0, 0.6))
             pixels = np.full((16, 8), np.clip(self.grey * rng.lognormal(0, 0.1), 0, 255), dtype=np.uint8)
             verdict = Verdict(Frame("a", number, number, 0, number, pixels), Roi(0, 8), float(score))
+            verdict.passed = verdict.gate_score >= 0.5
             if defective and rng.random() < self.found:
                 verdict.regions.append(Region(1, 0, 0, np.ones((2, 2), dtype=np.bool_), 4, 0.9, needed_px=4))
             yield verdict
@@ -78,7 +79,7 @@ def referred(tmp_path_factory: pytest.TempPathFactory) -> Pack:
 def census_of(verdicts: Iterable[Verdict]) -> Census:
     census = Census()
     for verdict in verdicts:
-        count(census, verdict, 0.5)
+        count(census, verdict)
     return census
 
 
@@ -331,9 +332,10 @@ def test_a_census_of_the_cascade_counts_what_is_reported(engines: Pack) -> None:
     verdict.frame.pixels[:, 6:] = 0  # beyond the strip
     verdict.roi = Roi(0, 6)
     census = Census()
-    count(census, verdict, 0.5)
+    count(census, verdict)
     verdict.regions[0].needed_px = 5  # only kept as it may go on in the next frame
-    count(census, verdict, verdict.gate_score + 0.01)
+    verdict.passed = False
+    count(census, verdict)
     assert (census.frames, census.passed, census.alarmed) == (2, 1, 1)
     expected = Census()
     expected.add(0.0, 0.2, False, False)
