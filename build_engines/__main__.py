@@ -45,6 +45,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         tile=(arguments.height, arguments.width),
         crop=(arguments.crop_height, arguments.crop_width),
         whole=arguments.whole,
+        plain=arguments.plain,
         pace=arguments.rate,
         seed=arguments.seed,
         threads=arguments.threads,

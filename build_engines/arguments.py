@@ -101,6 +101,12 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--whole", type=_share, default=0.0, help="last share of the steps that sees whole tiles; not always better"
     )
+    command.add_argument(
+        "--plain",
+        type=_share,
+        default=0.0,
+        help="last share of the steps that sees real frames as they are, mirrored and turned alone; for large sets",
+    )
     command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
     command.add_argument(
         "--rate", type=float, default=1.0, help="times the usual learning rates; less to go on from a good --parent"

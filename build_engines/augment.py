@@ -73,6 +73,25 @@ class Recipe:
     blurred: float = 0.25
     noisy: float = 0.3
 
+    @property
+    def plain(self) -> Recipe:
+        """Crops, mirrored and turned alone: the frames as they are."""
+        return Recipe(
+            aimed=self.aimed,
+            turned=self.turned,
+            resized=0.0,
+            painted=0.0,
+            transplanted=0.0,
+            pseudo=0.0,
+            lattice=0.0,
+            erased=0.0,
+            margin=0.0,
+            toned=0.0,
+            banded=0.0,
+            blurred=0.0,
+            noisy=0.0,
+        )
+
 
 @dataclass
 class Varier:

@@ -6,6 +6,7 @@ answers go through the daemon's own cascade and joining, and what it would have 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -65,14 +66,14 @@ class Difference:
     def good(self) -> bool:
         return (self.mean if self.by_mean else self.largest) <= self.allowed
 
-    def add(self, ours: Any, theirs: Any, decide: Callable[[Any], Any]) -> bool:
-        """One tile's answers; whether they lead to another decision."""
+    def add(self, ours: Any, theirs: Any, *decide: Callable[[Any], Any]) -> bool:
+        """One tile's answers; whether they lead to another decision, as both sides decide, or each for itself."""
         apart = np.abs(np.subtract(ours, theirs, dtype=np.float64))
         self.answers += 1
         self.largest = max(self.largest, float(apart.max()))
         self.total += float(apart.sum())
         self.values += int(np.count_nonzero(np.logical_or(ours, theirs))) if self.by_mean else apart.size
-        changed = bool(np.any(decide(ours) != decide(theirs)))
+        changed = bool(np.any(decide[0](ours) != decide[-1](theirs)))
         self.changed += changed
         return changed
 
@@ -125,7 +126,8 @@ def compare(
         sides = [held.enter_context(opener(whole)) for opener in (reference, candidate)]
         memories = [Memory(side.stream()) for side in sides]
         merge_px = GradingConfig().merge_px
-        cascades = [Cascade(pack, Loaded(memory), merge_px) for memory in memories]
+        packs = [pack.computed_in(side.precisions) for side in sides]
+        cascades = [Cascade(own, Loaded(memory), merge_px) for own, memory in zip(packs, memories, strict=True)]
         found = Comparison(sides[0].name, sides[1].name, tolerance)
         for number, sample in enumerate(samples):
             batch = batch_of(sample, number, pack.manifest)
@@ -133,7 +135,7 @@ def compare(
                 memory.load([tile.pixels for tile in batch.tiles])
             found.frames += 1
             if batch.tiles:
-                found.decisions_changed += _networks(found, pack.manifest, batch, memories[0], memories[1])
+                found.decisions_changed += _networks(found, packs, batch, memories[0], memories[1])
             ours, theirs = (events_of(cascade.judge(batch).verdicts[0]) for cascade in cascades)
             apart = _apart(ours, theirs)
             found.events += len(ours)
@@ -148,14 +150,16 @@ def without_thresholds(manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, segmenters=parts)
 
 
-def _networks(found: Comparison, manifest: Manifest, batch: Batch, ours: Stream, theirs: Stream) -> bool:
-    """Compare all networks on a frame; whether any decided otherwise on any of its tiles."""
+def _networks(found: Comparison, packs: Sequence[Pack], batch: Batch, ours: Stream, theirs: Stream) -> bool:
+    """Compare all networks on a frame; whether any decided otherwise on any of its tiles. The packs of both sides
+    differ in the threshold of their gates at most."""
+    manifest = packs[0].manifest
     indices = range(len(batch.tiles))
     order = [entry.number for entry in manifest.classes]
     levels = np.array([[limits[n] for n in order] for limits in (manifest.types.floors, manifest.types.thresholds)])
     gate, types = (_difference(found, network) for network in ("gate", "types"))
     changed = [
-        gate.add(ours_, theirs_, lambda score: score >= manifest.gate.threshold)
+        gate.add(ours_, theirs_, *(partial(operator.le, own.manifest.gate.threshold) for own in packs))
         for ours_, theirs_ in zip(ours.gate(), theirs.gate(), strict=True)
     ]
     changed += [

@@ -73,6 +73,8 @@ class Feed:
     buckets: dict[bool, dict[int, list[Sample]]] = field(init=False, default_factory=dict)
     whole: Varier = field(init=False)
     """As `varier`, but for whole tiles, of anywhere on the strip."""
+    plain: dict[bool, Varier] = field(init=False, default_factory=dict)
+    """Of crops (False) and of whole tiles (True), but with real frames as they are."""
 
     def __post_init__(self) -> None:
         self.buckets = {True: _buckets(self.real), False: _buckets(self.extra)}
@@ -89,15 +91,21 @@ class Feed:
         )
         anywhere = replace(own.recipe, aimed=0.0)
         self.whole = replace(self.varier, height=own.tile[0], width=own.tile[1], recipe=anywhere)
+        self.plain = {
+            varier is self.whole: replace(varier, recipe=varier.recipe.plain) for varier in (self.varier, self.whole)
+        }
 
     def raw(self, step: int) -> Raw:
         """The batch of a step, before it is varied on the device."""
         rng = np.random.default_rng([self.settings.seed, step])
-        painted = float(np.interp(step / self.settings.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
-        if step < (1 - self.settings.whole) * self.settings.steps:
-            varier, batch = self.varier, self.settings.batch
+        own = self.settings
+        painted = float(np.interp(step / own.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
+        if step < own.begins(own.whole):
+            varier, batch = self.varier, own.batch
         else:
             varier, batch = self.whole, self._whole_batch()
+        if step >= own.begins(own.plain):
+            varier, painted = self.plain[varier is self.whole], 0.0
         return losses.collate([self._example(varier, rng, painted) for _ in range(batch)])
 
     def _whole_batch(self) -> int:

@@ -39,7 +39,7 @@ from build_engines.figures import Table, figures
 from build_engines.files import digest, naming, write_manifest
 from build_engines.judging import Record, batch_of
 from build_engines.progress import shown
-from build_engines.thresholds import lowest_to_keep, with_gate
+from build_engines.thresholds import lowest_to_keep
 from inspector import pack as packs
 from inspector.errors import ConfigError
 from inspector.pack import Manifest, Pack, Twin
@@ -205,9 +205,13 @@ def _judged(pack: Pack, samples: Sequence[Sample], doing: str) -> list[Record]:
 
 
 def _originals(pack: Pack, networks: Sequence[str]) -> Pack:
-    """The pack with the float32 file of these networks, so that a second trial compares with the same."""
+    """The pack with the float32 file of these networks, and the gate's threshold for that, so that a second trial
+    compares with the same."""
     for network in networks:
         pack = with_file(pack, network, _original(pack, network))
+    gate = pack.manifest.gate
+    if gate.precision == "float32" and gate.gpu_threshold is not None:
+        pack = _changed(pack, "gate", lambda _: {"threshold": gate.gpu_threshold, "gpu_threshold": None})
     return pack
 
 
@@ -281,7 +285,7 @@ def _adopt(found: Pack, pack: Pack, trials: Sequence[Trial], usual: Mapping[str,
     for trial in passed:
         pack = with_file(pack, trial.network, trial.file)
         if trial.threshold is not None:
-            pack = msgspec.structs.replace(pack, manifest=with_gate(pack.manifest, trial.threshold))
+            pack = _with_threshold(pack, trial.threshold)
     for trial in trials:
         pack = _changed(pack, trial.network, partial(_with_trial, trial))
     pack = _with_reference(pack, found, usual)
@@ -307,6 +311,12 @@ def _with_reference(pack: Pack, found: Pack, usual: Mapping[str, Sequence[Sample
         "%s: its reference (%s) is of the networks before: make it again with `reference`", pack.folder, old.made_on
     )
     return pack
+
+
+def _with_threshold(pack: Pack, threshold: float) -> Pack:
+    """The pack with a threshold for a gate in int8; that of the original remains a GPU's."""
+    gate = pack.manifest.gate
+    return _changed(pack, "gate", lambda _: {"threshold": threshold, "gpu_threshold": gate.threshold})
 
 
 def _digests(pack: Pack) -> dict[str, str]:

@@ -31,7 +31,7 @@ class Engines:
     """
 
     def __init__(self, pack: Pack, runtime: Runtime) -> None:
-        self.pack = pack
+        self.pack = pack.computed_in(runtime.precisions)
         self.runtime = runtime
         self._open = False
         self._spare: Stream | None = None

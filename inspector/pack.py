@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -64,6 +64,8 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Of `file`, which the CPU runs."""
     gpu: Twin | None = None
     """What a GPU plan is built from; None: a float16 twin of `file` is made then."""
+    gpu_threshold: Fraction | None = None
+    """`threshold` of the original, for a GPU, where `file` in int8 has one of its own; None: there is one alone."""
     figures: dict[str, Any] = {}
     """What the network was measured at, and on what."""
 
@@ -161,6 +163,15 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         """Network name -> (file, SHA-256) that a GPU plan is built from: a twin as precise as that, or `file`."""
         twins = self.twins(None if precision == "fp16" else "float32")
         return self.networks() | twins
+
+    def computed_in(self, precisions: Mapping[str, str]) -> Pack:
+        """The same pack, with the thresholds that hold where its networks compute in these precisions: the scores of a
+        gate in int8 are not those of its original."""
+        gate = self.manifest.gate
+        if gate.gpu_threshold is None or precisions["gate"] == gate.precision:
+            return self
+        original = msgspec.structs.replace(gate, threshold=gate.gpu_threshold)
+        return msgspec.structs.replace(self, manifest=msgspec.structs.replace(self.manifest, gate=original))
 
     def precisions(self) -> dict[str, Precision]:
         """Network name -> the precision of its file for the CPU."""

@@ -591,14 +591,26 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
     weights = [onnx.numpy_helper.to_array(one) for one in kept if one.data_type == onnx.TensorProto.INT8]
     assert max(int(np.abs(one.astype(np.int16)).max()) for one in weights) == 64  # no CPU's sum of two overflows
 
+    before_gate = pack.manifest.gate
+    assert before_gate.gpu_threshold is None
+
     # ---- another network: this one stays as it is, and a reference on other frames is not made again
     other = msgspec.structs.replace(before, made_on="frames that are not here")
     files.write_manifest(msgspec.structs.replace(pack.manifest, reference=other), folder)
     assert main([*words, "--network", "gate", "--validation", str(toys)]) == 0
     pack = packs.load(folder)
     assert pack.precisions() == {"gate": "int8", "types": "int8", "segment_1": "float32", "segment_2": "float32"}
+    assert pack.manifest.gate.gpu_threshold == before_gate.threshold
+    on_gpu = pack.computed_in(dict.fromkeys(pack.networks(), "float16"))
+    assert on_gpu.manifest.gate.threshold == before_gate.threshold
+    assert pack.computed_in(pack.precisions()) == pack
     assert pack.manifest.reference == other
     assert "make it again with `reference`" in caplog.text
+
+    # ---- once more: it begins at the original's threshold again
+    assert main([*words, "--network", "gate", "--validation", str(toys)]) == 0
+    again = packs.load(folder).manifest.gate
+    assert (again.threshold, again.gpu_threshold) == (pack.manifest.gate.threshold, before_gate.threshold)
     assert main([*words, "--network", "segment_7"]) == 78
     unfold.unfold(pack, datasets.read(toys)[:4], {}, tmp_path / "run")  # from the original, as int8 cannot learn
     assert (tmp_path / "run" / "teacher.pt").is_file()

@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 torch = pytest.importorskip("torch", reason="build_engines needs torch: pip install 'inspector[train]'")
 pytest.importorskip("onnx", reason="build_engines needs onnx: pip install 'inspector[train]'")
@@ -132,6 +133,34 @@ def test_the_command_line_asks_for_whole_tiles(toys: Path, tmp_path: Path) -> No
         assert main([*words, "--whole", whole, "--out", str(tmp_path / whole)]) == 0
         widths.append(cv2.imread(str(tmp_path / whole / "teacher_examples.png")).shape[1])
     assert widths[1] > widths[0]
+
+
+@pytest.mark.parametrize("whole", [0.0, 1.0])
+def test_a_training_may_end_on_plain_frames(toys: Path, tmp_path: Path, whole: float) -> None:
+    """The last quarter: nothing but what the pictures show, mirrored, and what was labelled there."""
+    own = feed.prepare_feed(small(toys, tmp_path, steps=16, whole=whole, plain=0.25, tile=(HEIGHT, WIDTH), width=WIDTH))
+    own.extra, own.buckets[False] = own.real, own.buckets[True]
+    known = {content for sample in own.real for content in _mirrored(datasets.picture(sample))}
+    shown = [[frame.tobytes() in known for frame in own.raw(step).frames[:, 0].numpy()] for step in range(16)]
+    assert all(all(step) for step in shown[12:])
+    assert not all(all(step) for step in shown[:12])
+    recipes = [own.settings.recipe_at(step) for step in (11, 12)]
+    assert recipes == [own.settings.recipe, own.settings.recipe.plain]
+    frames = torch.from_numpy(np.full((8, 1, 32, 32), 90, np.uint8))
+    assert torch.equal(variation.vary(frames, recipes[1], 1), frames.float())
+
+
+def _mirrored(frame: NDArray[np.uint8]) -> list[bytes]:
+    return [np.ascontiguousarray(frame[::rows, ::columns]).tobytes() for rows in (1, -1) for columns in (1, -1)]
+
+
+def test_the_command_line_asks_for_plain_frames(toys: Path, tmp_path: Path) -> None:
+    words = ["train", "--data", str(toys), "--height", "64", "--width", "128", "--batch", "4", "--network", "teacher"]
+    words += ["--steps", "1", "--threads", "1"]
+    for share in ("0", "1"):
+        assert main([*words, "--plain", share, "--out", str(tmp_path / share)]) == 0
+    ends = [runs.weights("teacher", tmp_path / share) for share in ("0", "1")]
+    assert any(not torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
 def test_an_enlarged_whole_tile_shows_every_edge_of_the_picture(toys: Path) -> None:
@@ -321,6 +350,7 @@ def test_turned_copies_of_a_picture_are_one_group(tmp_path: Path) -> None:
     [
         ("--whole", "1.5", "1.5: no share. Give a number from 0 to 1"),
         ("--whole", "much", "much: no share"),
+        ("--plain", "-1", "-1: no share"),
         ("--shares", "0.8,0.3,0", "that add up to 1"),
         ("--height", "40", "40: not a multiple of 16 px"),
     ],

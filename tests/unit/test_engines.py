@@ -47,6 +47,16 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Engines]]:
         yield [Engines(each, runtime) for each in made]
 
 
+def test_a_gate_is_judged_by_the_threshold_of_what_runs_it(opened: list[Engines]) -> None:
+    old, runtime = opened[0].pack, opened[0].runtime
+    gate = msgspec.structs.replace(old.manifest.gate, threshold=0.4, gpu_threshold=0.3)
+    for precision, wanted in (("int8", 0.3), ("float32", 0.4)):  # the runtime's own is float32
+        own = msgspec.structs.replace(gate, precision=precision)
+        made = msgspec.structs.replace(old, manifest=msgspec.structs.replace(old.manifest, gate=own))
+        assert Engines(made, runtime).pack.manifest.gate.threshold == wanted
+        assert Engines(made, runtime).digest == old.digest
+
+
 # ---------------------------------------------------------------- which batch
 
 
