@@ -178,7 +178,7 @@ def bare_engines(spec: Spec, pack: Pack, options: Options) -> Iterator[tuple[Bar
         lanes = [painted(spec.strip(index), runtime, spec.prepared) for index in range(spec.cameras)]
         frames = [frame for together in zip(*lanes, strict=True) for frame in together]
         bare = Bare(runtime)
-        yield bare, prepare(frames, pack, EdgeConfig(), spec.batch, bare.slots[0])
+        yield bare, prepare(frames, pack.computed_in(runtime.precisions), EdgeConfig(), spec.batch, bare.slots[0])
 
 
 def _spread(values: list[float]) -> dict[str, float]:

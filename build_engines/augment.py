@@ -7,7 +7,7 @@ varied where the network is (see variation). Truth is uint8, 255 = certainly def
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import cv2
 import numpy as np
@@ -76,21 +76,8 @@ class Recipe:
     @property
     def plain(self) -> Recipe:
         """Crops, mirrored and turned alone: the frames as they are."""
-        return Recipe(
-            aimed=self.aimed,
-            turned=self.turned,
-            resized=0.0,
-            painted=0.0,
-            transplanted=0.0,
-            pseudo=0.0,
-            lattice=0.0,
-            erased=0.0,
-            margin=0.0,
-            toned=0.0,
-            banded=0.0,
-            blurred=0.0,
-            noisy=0.0,
-        )
+        kept = {"aimed": self.aimed, "turned": self.turned}
+        return Recipe(**dict.fromkeys((each.name for each in fields(self)), 0.0) | kept)
 
 
 @dataclass

@@ -53,15 +53,19 @@ def on_cpu(other: Pack) -> Opener:
 
 
 def with_networks(pack: Pack, other: Pack) -> Pack:
-    """`pack` with the files of `other`."""
+    """`pack` with the files of `other`, and their precisions."""
     replace = msgspec.structs.replace
     ours, theirs = pack.manifest, other.manifest
-    files = {part.class_number: part for part in theirs.segmenters}
+    parts = {part.class_number: part for part in theirs.segmenters}
     manifest = replace(
         ours,
-        gate=replace(ours.gate, file=theirs.gate.file),
-        types=replace(ours.types, file=theirs.types.file),
-        segmenters=[replace(part, file=files[part.class_number].file) for part in ours.segmenters],
+        gate=replace(ours.gate, file=theirs.gate.file, precision=theirs.gate.precision),
+        types=replace(ours.types, file=theirs.types.file, precision=theirs.types.precision),
+        segmenters=[
+            replace(part, file=own.file, precision=own.precision)
+            for part in ours.segmenters
+            for own in (parts[part.class_number],)
+        ],
     )
     return replace(pack, folder=other.folder, manifest=manifest)
 
@@ -75,7 +79,8 @@ def twins(pack: Pack, precision: packs.GpuPrecision, folder: Path) -> Pack:
     replace = msgspec.structs.replace
 
     def files(network: str) -> dict[str, Any]:
-        return {"file": renamed[network].name, "sha256": digest(renamed[network]), "gpu": None}
+        own = {"file": renamed[network].name, "sha256": digest(renamed[network]), "gpu": None}
+        return own | {"precision": "float16" if precision == "fp16" else "float32"}
 
     ours = pack.manifest
     manifest = replace(

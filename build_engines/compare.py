@@ -6,11 +6,9 @@ answers go through the daemon's own cascade and joining, and what it would have 
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -66,14 +64,13 @@ class Difference:
     def good(self) -> bool:
         return (self.mean if self.by_mean else self.largest) <= self.allowed
 
-    def add(self, ours: Any, theirs: Any, *decide: Callable[[Any], Any]) -> bool:
-        """One tile's answers; whether they lead to another decision, as both sides decide, or each for itself."""
+    def add(self, ours: Any, theirs: Any, changed: bool) -> bool:
+        """One tile's answers, and whether they lead to another decision, which is returned."""
         apart = np.abs(np.subtract(ours, theirs, dtype=np.float64))
         self.answers += 1
         self.largest = max(self.largest, float(apart.max()))
         self.total += float(apart.sum())
         self.values += int(np.count_nonzero(np.logical_or(ours, theirs))) if self.by_mean else apart.size
-        changed = bool(np.any(decide[0](ours) != decide[-1](theirs)))
         self.changed += changed
         return changed
 
@@ -158,12 +155,13 @@ def _networks(found: Comparison, packs: Sequence[Pack], batch: Batch, ours: Stre
     order = [entry.number for entry in manifest.classes]
     levels = np.array([[limits[n] for n in order] for limits in (manifest.types.floors, manifest.types.thresholds)])
     gate, types = (_difference(found, network) for network in ("gate", "types"))
+    limits = [own.manifest.gate.threshold for own in packs]
     changed = [
-        gate.add(ours_, theirs_, *(partial(operator.le, own.manifest.gate.threshold) for own in packs))
+        gate.add(ours_, theirs_, bool((ours_ >= limits[0]) != (theirs_ >= limits[1])))
         for ours_, theirs_ in zip(ours.gate(), theirs.gate(), strict=True)
     ]
     changed += [
-        types.add(ours_, theirs_, lambda scores: scores >= levels)
+        types.add(ours_, theirs_, bool(np.any((ours_ >= levels) != (theirs_ >= levels))))
         for ours_, theirs_ in zip(ours.types(indices), theirs.types(indices), strict=True)
     ]
     for part in manifest.segmenters:
@@ -171,8 +169,8 @@ def _networks(found: Comparison, packs: Sequence[Pack], batch: Batch, ours: Stre
         patches = (side.segment(part.class_number, indices) for side in (ours, theirs))
         shape = batch.tiles[0].pixels.shape
         changed += [
-            own.add(ours_.on(shape), theirs_.on(shape), partial(_large, part))
-            for ours_, theirs_ in zip(*patches, strict=True)
+            own.add(ours_, theirs_, _large(part, ours_) != _large(part, theirs_))
+            for ours_, theirs_ in zip(*([patch.on(shape) for patch in some] for some in patches), strict=True)
         ]
     return any(changed)
 

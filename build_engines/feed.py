@@ -71,10 +71,10 @@ class Feed:
     """Class -> frames without it that gate and types let through (see mining)."""
     visible_px: float = VISIBLE_PX
     buckets: dict[bool, dict[int, list[Sample]]] = field(init=False, default_factory=dict)
-    whole: Varier = field(init=False)
-    """As `varier`, but for whole tiles, of anywhere on the strip."""
-    plain: dict[bool, Varier] = field(init=False, default_factory=dict)
-    """Of crops (False) and of whole tiles (True), but with real frames as they are."""
+    variers: dict[tuple[bool, bool], Varier] = field(init=False, default_factory=dict)
+    """By whether examples are whole tiles, of anywhere on the strip, and whether they are plain (see Recipe)."""
+    hard_real: Mapping[int, list[Sample]] = field(init=False, default_factory=dict)
+    """Of `hard`, what is no synthetic steel."""
 
     def __post_init__(self) -> None:
         self.buckets = {True: _buckets(self.real), False: _buckets(self.extra)}
@@ -90,22 +90,20 @@ class Feed:
             favourite=None if self.favourite is None else list(self.classes).index(self.favourite),
         )
         anywhere = replace(own.recipe, aimed=0.0)
-        self.whole = replace(self.varier, height=own.tile[0], width=own.tile[1], recipe=anywhere)
-        self.plain = {
-            varier is self.whole: replace(varier, recipe=varier.recipe.plain) for varier in (self.varier, self.whole)
-        }
+        whole = replace(self.varier, height=own.tile[0], width=own.tile[1], recipe=anywhere)
+        for tiles, varier in ((False, self.varier), (True, whole)):
+            self.variers[tiles, False] = varier
+            self.variers[tiles, True] = replace(varier, recipe=varier.recipe.plain)
+        real = set(map(id, self.real))
+        self.hard_real = {number: [each for each in some if id(each) in real] for number, some in self.hard.items()}
 
     def raw(self, step: int) -> Raw:
         """The batch of a step, before it is varied on the device."""
         rng = np.random.default_rng([self.settings.seed, step])
         own = self.settings
-        painted = float(np.interp(step / own.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
-        if step < own.begins(own.whole):
-            varier, batch = self.varier, own.batch
-        else:
-            varier, batch = self.whole, self._whole_batch()
-        if step >= own.begins(own.plain):
-            varier, painted = self.plain[varier is self.whole], 0.0
+        whole, plain = step >= own.begins(own.whole), step >= own.begins(own.plain)
+        painted = 0.0 if plain else float(np.interp(step / own.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
+        varier, batch = self.variers[whole, plain], self._whole_batch() if whole else own.batch
         return losses.collate([self._example(varier, rng, painted) for _ in range(batch)])
 
     def _whole_batch(self) -> int:
@@ -115,22 +113,27 @@ class Feed:
         return min(own.batch, max(LEAST_WHOLE, round(own.batch * share)))
 
     def _example(self, varier: Varier, rng: np.random.Generator, painted: float) -> Any:
+        """`painted`: how many times the usual share of painted and synthetic steel there is; 0: real frames alone."""
         if self.settings.distill and self.unlabelled and rng.random() < self.settings.unlabelled_share:
             return varier.example(self.unlabelled[int(rng.integers(len(self.unlabelled)))], rng, painted=painted)
-        hard = self.hard.get(self.favourite, []) if self.favourite is not None else []
+        hard = (self.hard if painted else self.hard_real).get(self.favourite or -1, [])
         if hard and rng.random() < HARD_SHARE:
             return varier.example(hard[int(rng.integers(len(hard)))], rng, enrich=False)
         real = not self.extra or bool(rng.random() >= painted * self.settings.extra_share)
-        sample = self._draw(self.buckets[real], rng)
+        sample = self._draw(self.buckets[real], rng, FAVOURITE_SHARE / (1 - HARD_SHARE) if hard else FAVOURITE_SHARE)
         enrich = real and bool(sample.classes or rng.random() < ENRICHED_CLEAN)
         return varier.example(sample, rng, enrich, painted)
 
-    def _draw(self, buckets: dict[int, list[Sample]], rng: np.random.Generator) -> Sample:
+    def _draw(
+        self, buckets: dict[int, list[Sample]], rng: np.random.Generator, favourite: float = FAVOURITE_SHARE
+    ) -> Sample:
+        """A sample of these buckets; `favourite` is the share of the favourite class, so that it is FAVOURITE_SHARE of
+        all examples, the hard ones among them."""
         keys = sorted(buckets)
         weights = np.array([len(buckets[key]) ** 0.5 for key in keys])
         fixed = {
             keys.index(number): share
-            for number, share in ((self.favourite, self._favourite_share()), (0, self.settings.clean))
+            for number, share in ((self.favourite, favourite), (0, self.settings.clean))
             if number in buckets
         }
         others = [index for index in range(len(keys)) if index not in fixed]
@@ -141,10 +144,6 @@ class Feed:
             weights[others] *= rest / weights[others].sum()
         bucket = buckets[keys[int(rng.choice(len(keys), p=weights / weights.sum()))]]
         return bucket[int(rng.integers(len(bucket)))]
-
-    def _favourite_share(self) -> float:
-        """Of the frames that are drawn, so that it is FAVOURITE_SHARE of all, the hard ones among them."""
-        return FAVOURITE_SHARE / (1 - HARD_SHARE) if self.hard.get(self.favourite or -1) else FAVOURITE_SHARE
 
     def stream(self, first: int, last: int) -> Iterator[Raw]:
         """Batches of the steps first..last-1, the coming ones made while one is used."""

@@ -207,11 +207,18 @@ def _judged(pack: Pack, samples: Sequence[Sample], doing: str) -> list[Record]:
 def _originals(pack: Pack, networks: Sequence[str]) -> Pack:
     """The pack with the float32 file of these networks, and the gate's threshold for that, so that a second trial
     compares with the same."""
+    gate = pack.manifest.gate
+    if "gate" in networks:
+        if gate.precision == "int8" and gate.gpu_threshold is None:
+            LOG.warning(
+                "%s: gate.threshold is of int8, and the original's is not told: %s is taken for it. If that was "
+                "another, write it there and quantize again",
+                pack.folder / packs.MANIFEST,
+                gate.threshold,
+            )
+        pack = _changed(pack.computed_in({"gate": "float32"}), "gate", lambda _: {"gpu_threshold": None})
     for network in networks:
         pack = with_file(pack, network, _original(pack, network))
-    gate = pack.manifest.gate
-    if gate.precision == "float32" and gate.gpu_threshold is not None:
-        pack = _changed(pack, "gate", lambda _: {"threshold": gate.gpu_threshold, "gpu_threshold": None})
     return pack
 
 

@@ -5,10 +5,11 @@ in which the rest of the cascade finds something true; to let others through cos
 validation frame is clean, nothing is won by holding one back: the lowest threshold.
 Types: the threshold with the best F1; the floor keeps 98.5 % of the frames that have the class, within limits.
 Segmenters: the pixel threshold, seed and minimum area with the best sum of the mean Dice of frames that have the class,
-half the share of its defects that are found, and half of 1 - false events a frame, among the frames that gate and types
-let through; seed and minimum area (with the veto of the types) may delete at most 3 % of the defects that are found
-without them, and no minimum area is below a quarter of what 95 % of the defects of the class exceed. Of equals the
-strictest. Real frames weigh as much as four sets of synthetic strip, whatever the number of frames.
+the IoU of all pixels together, on which areas and so severities rest, half the share of its defects that are found, and
+half of 1 - false events a frame, among the frames that gate and types let through; seed and minimum area (with the veto
+of the types) may delete at most 3 % of the defects that are found without them, and no minimum area is below a quarter
+of what 95 % of the defects of the class exceed. Of equals the strictest. Real frames weigh as much as four sets of
+synthetic strip, whatever the number of frames.
 """
 
 from __future__ import annotations
@@ -318,13 +319,16 @@ def lost(reach: Sequence[Reach], seed: float, area: int, least: int = 0) -> floa
 def _worth(asked: Sequence[Asked], reach: Sequence[Reach], position: int, rule: Rule) -> float:
     threshold, seed, area = rule
     dice, false, weights = 0.0, 0.0, [1e-12, 1e-12]
+    overlap, union = 0.0, 1e-12
     for one, factor in asked:
         kept = _kept(one.pieces.get((position, threshold), NOTHING), seed, factor * area)
-        true_px = int(one.truth_px[position])
+        true_px, found_px, both_px = int(one.truth_px[position]), int(kept[:, 0].sum()), int(kept[:, 1].sum())
         false += one.weight * int((kept[:, 3] == 0).sum())
         weights[0] += one.weight
+        overlap += one.weight * both_px
+        union += one.weight * (found_px + true_px - both_px)
         if true_px:
-            dice += one.weight * 2.0 * int(kept[:, 1].sum()) / (int(kept[:, 0].sum()) + true_px)
+            dice += one.weight * 2.0 * both_px / (found_px + true_px)
             weights[1] += one.weight
     recall = sum(len(_kept(pieces, seed, factor * area)) > 0 for pieces, factor in reach) / max(1, len(reach))
-    return dice / weights[1] + 0.5 * recall + 0.5 * (1 - false / weights[0])
+    return dice / weights[1] + overlap / union + 0.5 * recall + 0.5 * (1 - false / weights[0])

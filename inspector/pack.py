@@ -263,6 +263,10 @@ def _check_sense(path: Path, manifest: Manifest) -> None:
         floor, threshold = manifest.types.floors[number], manifest.types.thresholds[number]
         if floor > threshold:
             raise PackError(f"{path}: types.floors: class {number} has {floor}, above its threshold of {threshold}")
+    if manifest.gate.gpu_threshold is not None and manifest.gate.precision != "int8":
+        raise PackError(
+            f"{path}: gate.gpu_threshold is for a gate in int8, this one is in {manifest.gate.precision}; take it out"
+        )
     if manifest.tile.height < 1 or manifest.tile.width < 1:
         raise PackError(f"{path}: tile must be at least 1 x 1 px")
 

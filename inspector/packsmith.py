@@ -158,6 +158,8 @@ def _figures(found: Pack) -> str:
     """What the manifest says of the gate, which decides most: its threshold, and what it was measured at."""
     gate = found.manifest.gate
     parts = [f"gate threshold {gate.threshold:g}"]
+    if gate.gpu_threshold is not None:
+        parts[0] += f" ({gate.gpu_threshold:g} on a GPU)"
     for name, figure in gate.figures.items():
         if isinstance(figure, dict):
             parts.append(f"{name}: " + ", ".join(f"{key} {value}" for key, value in figure.items()))

@@ -600,7 +600,7 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
     assert main([*words, "--network", "gate", "--validation", str(toys)]) == 0
     pack = packs.load(folder)
     assert pack.precisions() == {"gate": "int8", "types": "int8", "segment_1": "float32", "segment_2": "float32"}
-    assert pack.manifest.gate.gpu_threshold == before_gate.threshold
+    assert pack.manifest.gate.gpu_threshold == before_gate.threshold != pack.manifest.gate.threshold
     on_gpu = pack.computed_in(dict.fromkeys(pack.networks(), "float16"))
     assert on_gpu.manifest.gate.threshold == before_gate.threshold
     assert pack.computed_in(pack.precisions()) == pack
@@ -611,6 +611,14 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
     assert main([*words, "--network", "gate", "--validation", str(toys)]) == 0
     again = packs.load(folder).manifest.gate
     assert (again.threshold, again.gpu_threshold) == (pack.manifest.gate.threshold, before_gate.threshold)
+    assert "is not told" not in caplog.text
+    untold = msgspec.structs.replace(again, gpu_threshold=None)  # by a version that had one threshold alone
+    files.write_manifest(msgspec.structs.replace(pack.manifest, gate=untold), folder)
+    monkeypatch.setattr(quantize, "timed", lambda pack, *files: (1.0, 1.0))
+    assert main([*words, "--network", "gate", "--validation", str(toys)]) == 0
+    assert f"{again.threshold} is taken for it" in caplog.text
+    back = packs.load(folder).manifest.gate  # not faster, so the original stands there again
+    assert (back.precision, back.threshold, back.gpu_threshold) == ("float32", again.threshold, None)
     assert main([*words, "--network", "segment_7"]) == 78
     unfold.unfold(pack, datasets.read(toys)[:4], {}, tmp_path / "run")  # from the original, as int8 cannot learn
     assert (tmp_path / "run" / "teacher.pt").is_file()
@@ -679,6 +687,21 @@ def test_the_minimum_area_spares_small_real_defects() -> None:
     assert thresholds._best_rule(small, 0, 40) == (0.7, 0.0, 150), "of equals the strictest"
     assert thresholds._best_rule([speck], 0, 0) == (0.5, 0.0, thresholds.AREA_OF_THE_UNKNOWN_PX)
     assert thresholds._best_rule([seen(150, (30, 30, 200, 1))], 0, 40)[2] > 40, "a sliver is none of them"
+
+
+def test_areas_count_beside_the_dice_of_each_frame() -> None:
+    """At a low threshold nine specks are drawn a little better and one large patch twice too large."""
+
+    def seen(truth_px: int, low: tuple[int, int], high: tuple[int, int]) -> thresholds.Asked:
+        own = thresholds.Seen(0, 0.9, np.ones(1, np.float32), np.array([truth_px]))
+        for threshold in thresholds.PIXEL_THRESHOLDS:
+            own.pieces[0, threshold] = pieces((*(low if threshold < 0.5 else high), 255, 1))
+            own.reach[0, threshold] = [own.pieces[0, threshold]]
+        return thresholds.Asked(own, 1.0)
+
+    specks = [seen(100, (100, 100), (90, 90))] * 9
+    assert thresholds._best_rule(specks, 0, 0)[0] == 0.4
+    assert thresholds._best_rule([*specks, seen(10_000, (20_000, 10_000), (10_000, 10_000))], 0, 0)[0] == 0.7
 
 
 def test_real_frames_weigh_as_much_as_four_synthetic_sets() -> None:

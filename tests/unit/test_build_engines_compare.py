@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -14,7 +15,7 @@ from onnx import numpy_helper
 
 from build_engines import compare, synthesize
 from build_engines.__main__ import main
-from build_engines.candidates import on_cpu
+from build_engines.candidates import on_cpu, twins
 from build_engines.compare import Comparison, Tolerance
 from build_engines.datasets import read
 from inspector import pack as packs
@@ -89,6 +90,19 @@ def test_a_segmenter_that_finds_nothing_loses_its_events(pack: Pack, data: Path,
     assert (own.largest, own.mean) == (240, 240)  # the mean is over what either side has said anything of
     assert own.changed == found.frames_changed == found.events_changed == found.decisions_changed == 2
     assert any("another event on 16.67 % of the frames, allowed 0.1 %" in fault for fault in found.faults)
+
+
+def test_each_side_of_a_gate_has_its_own_threshold(pack: Pack, data: Path, tmp_path: Path) -> None:
+    """What a plan's graph says is judged by a GPU's threshold: here it lets nothing through."""
+    gate = msgspec.structs.replace(pack.manifest.gate, precision="int8", gpu_threshold=1.0)
+    pack = msgspec.structs.replace(pack, manifest=msgspec.structs.replace(pack.manifest, gate=gate))
+    folder = tmp_path / "graphs"
+    folder.mkdir()
+    found = run(pack, data, twins(pack, "fp32", folder))
+    assert found.networks["gate"].largest == 0
+    assert found.networks["gate"].changed == found.decisions_changed == FRAMES
+    assert found.events_changed == found.events == 8
+    assert run(pack, data, pack).decisions_changed == 0
 
 
 def test_what_is_allowed_passes(pack: Pack, data: Path, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_painted_steel_fades_towards_the_end(toys: Path, tmp_path: Path) -> None
             seen.append(words[3])
             return label(np.zeros((64, 64), np.uint8), np.zeros((2, 64, 64), np.uint8), 4)
 
-    own.varier = own.whole = Listening(own.classes, HEIGHT, 64)
+    own.variers = dict.fromkeys(own.variers, Listening(own.classes, HEIGHT, 64))
     for step in (0, 69, 85, 99):
         own.raw(step)
     first, still, less, last = (value for value in seen[:: own.settings.batch])
@@ -145,9 +145,30 @@ def test_a_training_may_end_on_plain_frames(toys: Path, tmp_path: Path, whole: f
     assert all(all(step) for step in shown[12:])
     assert not all(all(step) for step in shown[:12])
     recipes = [own.settings.recipe_at(step) for step in (11, 12)]
-    assert recipes == [own.settings.recipe, own.settings.recipe.plain]
+    kept = {name: share for name, share in dataclasses.asdict(recipes[1]).items() if share}
+    assert recipes[0] == own.settings.recipe
+    assert kept == {"aimed": own.settings.recipe.aimed}
     frames = torch.from_numpy(np.full((8, 1, 32, 32), 90, np.uint8))
     assert torch.equal(variation.vary(frames, recipes[1], 1), frames.float())
+
+
+def test_hard_frames_of_a_plain_end_are_real(toys: Path, tmp_path: Path) -> None:
+    own = feed.prepare_feed(small(toys, tmp_path, steps=80, plain=0.5))
+    painted = dataclasses.replace(own.real[0])  # equal, but of an --extra folder
+    own = dataclasses.replace(own, extra=[painted], favourite=1, hard={1: [own.real[1], painted]})
+    seen: list[bool] = []
+
+    class Listening(Varier):
+        def example(self, *words: object, **_: object) -> losses.Example:
+            seen.append(words[0] is painted)
+            return label(np.zeros((64, 64), np.uint8), np.zeros((2, 64, 64), np.uint8), 4)
+
+    own.variers = dict.fromkeys(own.variers, Listening(own.classes, HEIGHT, 64))
+    for step in range(80):
+        own.raw(step)
+    half = len(seen) // 2
+    assert any(seen[:half])
+    assert not any(seen[half:])
 
 
 def _mirrored(frame: NDArray[np.uint8]) -> list[bytes]:

@@ -186,6 +186,8 @@ def test_a_digest_may_say_what_it_is(folder: Path) -> None:
         (lambda m: m["gate"].update(threshold=50), "$.gate.threshold"),
         (lambda m: m["gate"].update(threshold=-0.1), "$.gate.threshold"),
         (lambda m: m["gate"].update(threshold=float("nan")), "$.gate.threshold"),
+        (lambda m: m["gate"].update(gpu_threshold=2), "$.gate.gpu_threshold"),
+        (lambda m: m["gate"].update(gpu_threshold=0.4), "gate.gpu_threshold is for a gate in int8"),
         (lambda m: m["types"]["thresholds"].update({1: 1.5}), "$.types.thresholds"),
         (lambda m: m["segmenters"][0].update(threshold=2), "$.segmenters[0].threshold"),
         (lambda m: m["segmenters"][0].update(minimum_area_px=-1), "$.segmenters[0].minimum_area_px"),
