@@ -105,7 +105,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         "--plain",
         type=_share,
         default=0.0,
-        help="last share of the steps that sees real frames as they are, mirrored and turned alone; for large sets",
+        help="share of the examples that are real frames as they are, mirrored and turned alone; for large sets",
     )
     command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
     command.add_argument(

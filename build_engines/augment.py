@@ -47,6 +47,8 @@ class Example:
     pixels: NDArray[np.uint8]
     known: bool = True
     """False: nobody knows what is on the frame, but for what was painted on it."""
+    plain: bool = False
+    """The frame is as it was taken, mirrored and turned at most, and remains so (see Recipe.plain)."""
 
 
 @dataclass(frozen=True)

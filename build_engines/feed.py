@@ -101,10 +101,14 @@ class Feed:
         """The batch of a step, before it is varied on the device."""
         rng = np.random.default_rng([self.settings.seed, step])
         own = self.settings
-        whole, plain = step >= own.begins(own.whole), step >= own.begins(own.plain)
-        painted = 0.0 if plain else float(np.interp(step / own.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
-        varier, batch = self.variers[whole, plain], self._whole_batch() if whole else own.batch
-        return losses.collate([self._example(varier, rng, painted) for _ in range(batch)])
+        painted = float(np.interp(step / own.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
+        whole = step >= (1 - own.whole) * own.steps
+        examples = []
+        for _ in range(self._whole_batch() if whole else own.batch):
+            plain = own.plain > 0 and bool(rng.random() < own.plain)
+            example = self._example(self.variers[whole, plain], rng, 0.0 if plain else painted)
+            examples.append(replace(example, plain=plain))
+        return losses.collate(examples)
 
     def _whole_batch(self) -> int:
         """As many whole tiles as there are pixels in a batch of crops, but not next to none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,25 +25,25 @@ CELL_SHARE = 0.2
 """A cell is wholly defect from this share of its pixels on; below it, in proportion."""
 
 
-@dataclass(frozen=True)
-class Raw:
-    """Examples of one step, stacked: `frames` uint8 [B, 1, H, W], `pixels` uint8 [B, C, h, w], `known` bool [B]."""
+class Raw(NamedTuple):
+    """Examples of one step, stacked: `frames` uint8 [B, 1, H, W], `pixels` uint8 [B, C, h, w], `known` and `plain`
+    bool [B]."""
 
     frames: Tensor
     pixels: Tensor
     known: Tensor
+    plain: Tensor
 
     def to(self, device: torch.device) -> Raw:
-        return Raw(*(part.to(device, non_blocking=True) for part in (self.frames, self.pixels, self.known)))
+        return Raw(*(part.to(device, non_blocking=True) for part in self))
 
     def parts(self, count: int) -> list[Raw]:
         """The same in `count` parts or fewer, in order."""
-        cut = (part.chunk(count) for part in (self.frames, self.pixels, self.known))
-        return [Raw(*own) for own in zip(*cut, strict=True)]
+        return [Raw(*own) for own in zip(*(part.chunk(count) for part in self), strict=True)]
 
     def pin_memory(self) -> Raw:
         """Called by torch's loader."""
-        return Raw(self.frames.pin_memory(), self.pixels.pin_memory(), self.known.pin_memory())
+        return Raw(*(part.pin_memory() for part in self))
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ def collate(examples: Sequence[Example]) -> Raw:
         torch.from_numpy(np.stack([example.frame for example in examples])[:, None]),
         torch.from_numpy(np.stack([example.pixels for example in examples])),
         torch.tensor([example.known for example in examples]),
+        torch.tensor([example.plain for example in examples]),
     )
 
 

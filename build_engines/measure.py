@@ -20,7 +20,7 @@ WARM_STEPS = 5
 
 def measure(settings: Settings, name: str, batch: int, steps: int) -> dict[str, Any]:
     """Figures of the network `name` ("teacher" or "gate"); nothing is trained, only the split is written."""
-    feed = prepare_feed(replace(settings, whole=0.0, plain=0.0))  # at the end there may be other work
+    feed = prepare_feed(replace(settings, whole=0.0))  # whole tiles at the end would be other work
     feed = replace(feed, settings=stint(name, feed.settings, WARM_STEPS + steps, batch))
     own = feed.settings
     fed = _rate(feed.stream(0, WARM_STEPS + steps), own.batch, steps)

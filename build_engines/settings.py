@@ -81,7 +81,7 @@ class Settings:
     """The last share of the steps, in which teacher and segmenters see whole tiles, as a pack will: crops are laid over
     defects, and who has seen those alone expects one everywhere."""
     plain: float = 0.0
-    """The last share of the steps, in which every network sees real frames as they are, mirrored and turned alone."""
+    """Share of the examples that are real frames as they are, mirrored and turned alone."""
     pace: float = 1.0
     """Times the usual learning rates of all networks."""
     rate: float = 1.5e-3
@@ -95,14 +95,6 @@ class Settings:
     device: str = "cpu"
     checkpoint_steps: int = 100
     recipe: Recipe = field(default_factory=Recipe)
-
-    def begins(self, share: float) -> float:
-        """The step from which the last `share` of the training is."""
-        return (1 - share) * self.steps
-
-    def recipe_at(self, step: int) -> Recipe:
-        """How examples are varied at a step."""
-        return self.recipe if step < self.begins(self.plain) else self.recipe.plain
 
 
 def stint(name: str, settings: Settings, steps: int, batch: int = 0) -> Settings:

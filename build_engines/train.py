@@ -236,13 +236,13 @@ class Training:
         progress = run.step / settings.steps
         for group in run.optimizer.param_groups:
             group["lr"] = rate_at(progress, settings.rate)
-        recipe = settings.recipe_at(run.step)
         count, seed = len(self._replicas.networks), settings.seed * 1_000_003 + run.step
         parts = list(enumerate(raw.parts(self._replicas.parts_of(len(raw.frames)))))
 
         def loss_by(network: nn.Module, part: tuple[int, Raw]) -> Tensor:
             number, own = part
-            frames = vary(own.frames, recipe, seed * count + number)
+            varied = vary(own.frames, settings.recipe, seed * count + number)
+            frames = torch.where(own.plain.view(-1, 1, 1, 1), own.frames.float(), varied)
             with self._mixed():
                 batch = self._batch(own, prepare(frames, settings.scale))
                 if self._ensemble is not None:

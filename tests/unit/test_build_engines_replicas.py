@@ -84,5 +84,6 @@ def test_parts_of_a_batch_hold_two_examples_at_least(threads: int, batch: int, e
 
 
 def test_a_batch_is_cut_in_order() -> None:
-    raw = Raw(torch.arange(5).view(5, 1, 1, 1), torch.arange(5).view(5, 1, 1, 1), torch.ones(5, dtype=torch.bool))
+    flags = torch.ones(5, dtype=torch.bool)
+    raw = Raw(torch.arange(5).view(5, 1, 1, 1), torch.arange(5).view(5, 1, 1, 1), flags, ~flags)
     assert [part.frames.flatten().tolist() for part in raw.parts(2)] == [[0, 1, 2], [3, 4]]

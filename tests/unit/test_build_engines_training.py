@@ -136,39 +136,57 @@ def test_the_command_line_asks_for_whole_tiles(toys: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("whole", [0.0, 1.0])
-def test_a_training_may_end_on_plain_frames(toys: Path, tmp_path: Path, whole: float) -> None:
-    """The last quarter: nothing but what the pictures show, mirrored, and what was labelled there."""
-    own = feed.prepare_feed(small(toys, tmp_path, steps=16, whole=whole, plain=0.25, tile=(HEIGHT, WIDTH), width=WIDTH))
+def test_a_share_of_the_examples_is_plain(toys: Path, tmp_path: Path, whole: float) -> None:
+    """They are nothing but what the pictures show, mirrored, and the network sees them so."""
+    own = feed.prepare_feed(small(toys, tmp_path, steps=50, whole=whole, plain=0.5, tile=(HEIGHT, WIDTH), width=WIDTH))
     own.extra, own.buckets[False] = own.real, own.buckets[True]
     known = {content for sample in own.real for content in _mirrored(datasets.picture(sample))}
-    shown = [[frame.tobytes() in known for frame in own.raw(step).frames[:, 0].numpy()] for step in range(16)]
-    assert all(all(step) for step in shown[12:])
-    assert not all(all(step) for step in shown[:12])
-    recipes = [own.settings.recipe_at(step) for step in (11, 12)]
-    kept = {name: share for name, share in dataclasses.asdict(recipes[1]).items() if share}
-    assert recipes[0] == own.settings.recipe
+    found = [
+        (bool(plain), frame.numpy().tobytes() in known)
+        for raw in own.stream(0, 50)
+        for plain, frame in zip(raw.plain, raw.frames[:, 0], strict=True)
+    ]
+    plain = [as_it_is for said, as_it_is in found if said]
+    assert all(plain)
+    assert not all(as_it_is for said, as_it_is in found if not said)
+    assert len(plain) / len(found) == pytest.approx(0.5, abs=0.2)
+    kept = {name: share for name, share in dataclasses.asdict(own.settings.recipe.plain).items() if share}
     assert kept == {"aimed": own.settings.recipe.aimed}
-    frames = torch.from_numpy(np.full((8, 1, 32, 32), 90, np.uint8))
-    assert torch.equal(variation.vary(frames, recipes[1], 1), frames.float())
 
 
-def test_hard_frames_of_a_plain_end_are_real(toys: Path, tmp_path: Path) -> None:
+def test_plain_examples_are_not_varied(toys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+
+    def listening(frames: torch.Tensor, scale: int) -> torch.Tensor:
+        seen.append(frames)
+        return networks.prepare(frames, scale)
+
+    monkeypatch.setattr(train, "prepare", listening)
+    own = feed.prepare_feed(small(toys, tmp_path, plain=0.5, batch=8))
+    raw = own.raw(0)._replace(plain=torch.tensor([True, False] * 4))
+    network = train.start("teacher", own.classes, tmp_path)
+    training = train.Training("teacher", train.Run.begin(network, own.settings), own, tmp_path / "teacher.pt")
+    training.step(raw)
+    same = [bool(torch.equal(shown, frame.float())) for shown, frame in zip(torch.cat(seen), raw.frames, strict=True)]
+    assert all(same[::2])
+    assert not all(same[1::2])
+
+
+def test_hard_frames_of_plain_examples_are_real(toys: Path, tmp_path: Path) -> None:
     own = feed.prepare_feed(small(toys, tmp_path, steps=80, plain=0.5))
     painted = dataclasses.replace(own.real[0])  # equal, but of an --extra folder
     own = dataclasses.replace(own, extra=[painted], favourite=1, hard={1: [own.real[1], painted]})
-    seen: list[bool] = []
+    seen: set[tuple[bool, bool]] = set()
 
     class Listening(Varier):
         def example(self, *words: object, **_: object) -> losses.Example:
-            seen.append(words[0] is painted)
+            seen.add((self.recipe.painted == 0, words[0] is painted))
             return label(np.zeros((64, 64), np.uint8), np.zeros((2, 64, 64), np.uint8), 4)
 
-    own.variers = dict.fromkeys(own.variers, Listening(own.classes, HEIGHT, 64))
+    own.variers = {key: Listening(own.classes, HEIGHT, 64, recipe=varier.recipe) for key, varier in own.variers.items()}
     for step in range(80):
         own.raw(step)
-    half = len(seen) // 2
-    assert any(seen[:half])
-    assert not any(seen[half:])
+    assert seen == {(False, False), (False, True), (True, False)}
 
 
 def _mirrored(frame: NDArray[np.uint8]) -> list[bytes]:
@@ -400,7 +418,12 @@ def test_teachers_label_the_unlabelled_and_soften_the_rest() -> None:
 
     truth = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
     truth[:, :, :4] = 255
-    raw = losses.Raw(torch.zeros(2, 1, 32, 32, dtype=torch.uint8), truth, torch.tensor([True, False]))
+    raw = losses.Raw(
+        torch.zeros(2, 1, 32, 32, dtype=torch.uint8),
+        truth,
+        torch.tensor([True, False]),
+        torch.zeros(2, dtype=torch.bool),
+    )
     batch = losses.batch_of(raw, networks.prepare(raw.frames), 1)
     taught = Ensemble([(Sure(1), 2)]).teach(raw, batch)
     assert taught.pixels[0, 0, 7, 7] == pytest.approx(SOFT, abs=1e-3)
