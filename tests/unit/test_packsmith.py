@@ -105,6 +105,15 @@ def test_staged_without_a_control_socket_it_waits_and_the_list_says_so(
     assert "gate threshold 0.5" in shown
 
 
+def test_a_gate_in_int8_shows_both_thresholds(tmp_path: Path, pack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = pack / "manifest.yaml"
+    own = yaml.safe_load(manifest.read_text())
+    own["gate"] |= {"precision": "int8", "threshold": 0.6, "gpu_threshold": 0.55}
+    manifest.write_text(yaml.safe_dump(own))
+    assert main(["packs", "list", str(line(tmp_path, pack))]) == 0
+    assert "gate threshold 0.6 (0.55 on a GPU)" in capsys.readouterr().out
+
+
 def test_staged_while_the_daemon_does_not_run_it_waits_and_that_is_said(
     tmp_path: Path, pack: Path, other: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
