@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -54,42 +53,21 @@ def on_cpu(other: Pack) -> Opener:
 
 def with_networks(pack: Pack, other: Pack) -> Pack:
     """`pack` with the files of `other`, and their precisions."""
-    replace = msgspec.structs.replace
-    ours, theirs = pack.manifest, other.manifest
-    parts = {part.class_number: part for part in theirs.segmenters}
-    manifest = replace(
-        ours,
-        gate=replace(ours.gate, file=theirs.gate.file, precision=theirs.gate.precision),
-        types=replace(ours.types, file=theirs.types.file, precision=theirs.types.precision),
-        segmenters=[
-            replace(part, file=own.file, precision=own.precision)
-            for part in ours.segmenters
-            for own in (parts[part.class_number],)
-        ],
-    )
-    return replace(pack, folder=other.folder, manifest=manifest)
+    made = msgspec.structs.replace(pack, folder=other.folder)
+    for network in pack.networks():
+        theirs = other.entry(network)
+        made = made.changed(network, file=theirs.file, precision=theirs.precision)
+    return made
 
 
 def twins(pack: Pack, precision: packs.GpuPrecision, folder: Path) -> Pack:
     """A pack in `folder` whose networks are the very graphs that plans are built from."""
-    renamed = {}
+    made = msgspec.structs.replace(pack, folder=folder)
     for network, (file, _) in pack.for_gpu(precision).items():
         with derived(network, file, pack, precision) as graph:
-            renamed[network] = Path(shutil.copyfile(graph, folder / f"{network}.onnx"))
-    replace = msgspec.structs.replace
-
-    def files(network: str) -> dict[str, Any]:
-        own = {"file": renamed[network].name, "sha256": digest(renamed[network]), "gpu": None}
-        return own | {"precision": "float16" if precision == "fp16" else "float32"}
-
-    ours = pack.manifest
-    manifest = replace(
-        ours,
-        gate=replace(ours.gate, **files("gate")),
-        types=replace(ours.types, **files("types")),
-        segmenters=[replace(part, **files(f"segment_{part.class_number}")) for part in ours.segmenters],
-    )
-    return replace(pack, folder=folder, manifest=manifest)
+            own = Path(shutil.copyfile(graph, folder / f"{network}.onnx"))
+        made = made.changed(network, file=own.name, sha256=digest(own), gpu=None, precision=packs.ON_GPU[precision])
+    return made
 
 
 def _alike(other: Pack, pack: Pack) -> Pack:

@@ -166,11 +166,11 @@ def _networks(found: Comparison, packs: Sequence[Pack], batch: Batch, ours: Stre
     ]
     for part in manifest.segmenters:
         own = _difference(found, f"segment_{part.class_number}")
-        patches = (side.segment(part.class_number, indices) for side in (ours, theirs))
         shape = batch.tiles[0].pixels.shape
+        maps = ([patch.on(shape) for patch in side.segment(part.class_number, indices)] for side in (ours, theirs))
         changed += [
             own.add(ours_, theirs_, _large(part, ours_) != _large(part, theirs_))
-            for ours_, theirs_ in zip(*([patch.on(shape) for patch in some] for some in patches), strict=True)
+            for ours_, theirs_ in zip(*maps, strict=True)
         ]
     return any(changed)
 

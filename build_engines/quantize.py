@@ -18,9 +18,8 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -216,7 +215,7 @@ def _originals(pack: Pack, networks: Sequence[str]) -> Pack:
                 pack.folder / packs.MANIFEST,
                 gate.threshold,
             )
-        pack = _changed(pack.computed_in({"gate": "float32"}), "gate", lambda _: {"gpu_threshold": None})
+        pack = pack.computed_in({"gate": "float32"}).changed("gate", gpu_threshold=None)
     for network in networks:
         pack = with_file(pack, network, _original(pack, network))
     return pack
@@ -251,22 +250,7 @@ def _own_figures(pack: Pack, records: Sequence[Record]) -> dict[str, dict[str, f
 def with_file(pack: Pack, network: str, file: Path) -> Pack:
     """The pack with another file for a network."""
     name, precision = str(file.relative_to(pack.folder)), "int8" if file.name.endswith(INT8) else "float32"
-    return _changed(pack, network, lambda _: {"file": name, "sha256": digest(file), "precision": precision})
-
-
-def _changed(pack: Pack, network: str, fields: Callable[[Any], dict[str, Any]]) -> Pack:
-    """The pack with other fields in the manifest's entry of a network."""
-
-    def changed(entry: Any) -> Any:
-        return msgspec.structs.replace(entry, **fields(entry))
-
-    manifest = pack.manifest
-    if network in ("gate", "types"):
-        manifest = msgspec.structs.replace(manifest, **{network: changed(getattr(manifest, network))})
-    else:
-        parts = [changed(part) if network == f"segment_{part.class_number}" else part for part in manifest.segmenters]
-        manifest = msgspec.structs.replace(manifest, segmenters=parts)
-    return msgspec.structs.replace(pack, manifest=manifest)
+    return pack.changed(network, file=name, sha256=digest(file), precision=precision)
 
 
 def timed(pack: Pack, *files: Path) -> tuple[float, float]:
@@ -294,7 +278,7 @@ def _adopt(found: Pack, pack: Pack, trials: Sequence[Trial], usual: Mapping[str,
         if trial.threshold is not None:
             pack = _with_threshold(pack, trial.threshold)
     for trial in trials:
-        pack = _changed(pack, trial.network, partial(_with_trial, trial))
+        pack = pack.changed(trial.network, figures=_with_trial(trial, pack.entry(trial.network).figures))
     pack = _with_reference(pack, found, usual)
     for trial in passed:
         kept = pack.folder / trial.file.name
@@ -322,8 +306,7 @@ def _with_reference(pack: Pack, found: Pack, usual: Mapping[str, Sequence[Sample
 
 def _with_threshold(pack: Pack, threshold: float) -> Pack:
     """The pack with a threshold for a gate in int8; that of the original remains a GPU's."""
-    gate = pack.manifest.gate
-    return _changed(pack, "gate", lambda _: {"threshold": threshold, "gpu_threshold": gate.threshold})
+    return pack.changed("gate", threshold=threshold, gpu_threshold=pack.manifest.gate.threshold)
 
 
 def _digests(pack: Pack) -> dict[str, str]:
@@ -335,12 +318,12 @@ def _with_twin(pack: Pack, network: str) -> Pack:
     if network in pack.twins():
         return pack
     file = _original(pack, network)
-    return _changed(pack, network, lambda _: {"gpu": Twin(file=file.name, sha256=digest(file), precision="float32")})
+    return pack.changed(network, gpu=Twin(file=file.name, sha256=digest(file), precision="float32"))
 
 
-def _with_trial(trial: Trial, entry: Any) -> dict[str, Any]:
+def _with_trial(trial: Trial, figures: Mapping[str, Any]) -> dict[str, Any]:
     runs = trial.milliseconds[trial.verdict == "int8"]
-    return {"figures": entry.figures | {"ms_on_one_cpu_thread": runs, "int8": _told(trial)}}
+    return {**figures, "ms_on_one_cpu_thread": runs, "int8": _told(trial)}
 
 
 def _told(trial: Trial) -> dict[str, Any]:

@@ -29,6 +29,8 @@ REFERENCE = 1
 MANIFEST = "manifest.yaml"
 Precision = Literal["float32", "float16", "int8"]
 GpuPrecision = Literal["fp16", "fp32"]
+ON_GPU: Mapping[GpuPrecision, Precision] = {"fp16": "float16", "fp32": "float32"}
+"""What a network computes in on a GPU, by what the option is called."""
 """What plans are built in."""
 
 
@@ -170,12 +172,26 @@ class Pack(msgspec.Struct, frozen=True, kw_only=True):
         gate = self.manifest.gate
         if gate.gpu_threshold is None or precisions["gate"] == gate.precision:
             return self
-        original = msgspec.structs.replace(gate, threshold=gate.gpu_threshold)
-        return msgspec.structs.replace(self, manifest=msgspec.structs.replace(self.manifest, gate=original))
+        return self.changed("gate", threshold=gate.gpu_threshold)
 
     def precisions(self) -> dict[str, Precision]:
         """Network name -> the precision of its file for the CPU."""
         return {name: entry.precision for name, entry in self._entries()}
+
+    def entry(self, network: str) -> Gate | Types | Segmenter:
+        """The manifest's entry of a network."""
+        return dict(self._entries())[network]
+
+    def changed(self, network: str, **fields: Any) -> Pack:
+        """The pack with other fields in the manifest's entry of a network; its digest stays that of what was read."""
+        entry, manifest = msgspec.structs.replace(self.entry(network), **fields), self.manifest
+        if isinstance(entry, Segmenter):
+            number = entry.class_number
+            parts = [entry if part.class_number == number else part for part in manifest.segmenters]
+            manifest = msgspec.structs.replace(manifest, segmenters=parts)
+        else:
+            manifest = msgspec.structs.replace(manifest, **{network: entry})
+        return msgspec.structs.replace(self, manifest=manifest)
 
     def _entries(self) -> Iterator[tuple[str, Gate | Types | Segmenter]]:
         yield "gate", self.manifest.gate

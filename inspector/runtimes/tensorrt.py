@@ -131,7 +131,7 @@ class TensorRtRuntime:
 
     def __init__(self, options: Options, pack: Pack, platform: Platform) -> None:
         self.workers = options.slots * len(options.devices)
-        precision: packs.Precision = "float16" if options.precision == "fp16" else "float32"
+        precision = packs.ON_GPU[options.precision]
         self.precisions: Mapping[str, str] = dict.fromkeys(pack.networks(), precision)
         self._options = options
         self._pack = pack
