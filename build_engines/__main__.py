@@ -46,6 +46,7 @@ def _settings(arguments: argparse.Namespace, **more: Any) -> Any:
         crop=(arguments.crop_height, arguments.crop_width),
         whole=arguments.whole,
         plain=arguments.plain,
+        kept_norms=arguments.keep_norms,
         pace=arguments.rate,
         seed=arguments.seed,
         threads=arguments.threads,

@@ -107,6 +107,12 @@ def _add_training(command: argparse.ArgumentParser) -> None:
         default=0.0,
         help="share of the examples that are real frames as they are, mirrored and turned alone; for large sets",
     )
+    command.add_argument(
+        "--keep-norms",
+        type=_share,
+        default=0.0,
+        help="last share of the steps in which batch norms keep their statistics (1: --parent's); for large sets",
+    )
     command.add_argument("--turned", action="store_true", help="square pictures have no direction: turn them too")
     command.add_argument(
         "--rate", type=float, default=1.0, help="times the usual learning rates; less to go on from a good --parent"

@@ -64,6 +64,13 @@ class Replicas:
         self._agree(len(parts))
         return torch.stack([share * value for share, (value, _) in zip(shares, found, strict=True)]).sum()
 
+    def keep_norms(self) -> None:
+        """From now on, batch norms use the running statistics that they have, and no longer those of a batch."""
+        for network in self.networks:
+            for module in network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+
     @torch.no_grad()
     def _agree(self, used: int) -> None:
         """Every batch norm takes the mean of the running statistics of the replicas that have learnt."""

@@ -82,6 +82,10 @@ class Settings:
     defects, and who has seen those alone expects one everywhere."""
     plain: float = 0.0
     """Share of the examples that are real frames as they are, mirrored and turned alone."""
+    kept_norms: float = 0.0
+    """The last share of the steps, in which batch norms keep the statistics that they have, and the network learns as
+    it will be used: a replica's two to four examples have statistics that are mostly noise, which helps small sets and
+    costs large ones (docs/training.md)."""
     pace: float = 1.0
     """Times the usual learning rates of all networks."""
     rate: float = 1.5e-3

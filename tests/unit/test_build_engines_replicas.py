@@ -69,6 +69,25 @@ def test_replicas_without_a_part_have_no_say_in_the_statistics(count: int) -> No
         assert all(torch.equal(same[0], other) for other in same if other.is_floating_point())
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_norms_that_are_kept_learn_their_gains_alone(count: int) -> None:
+    torch.manual_seed(6)
+    network = Classifier(1).train()
+    parts = [torch.randn(2, 1, 32, 32), 3 + torch.randn(2, 1, 32, 32)][:count]
+    replicas = Replicas(network, count)
+    replicas.backward(parts, loss, [2] * count)
+    replicas.keep_norms()
+    before = copy.deepcopy(network)
+    told = replicas.backward(parts, loss, [2] * count)
+    replicas.close()
+    for own, other in zip(before.buffers(), network.buffers(), strict=True):
+        assert torch.equal(own, other)
+    assert network.encoder.stem[1].weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        used = sum(float(loss(before.eval(), part)) for part in parts) / count
+    assert float(told) == pytest.approx(used, rel=1e-4)  # what is learnt from is what will be used
+
+
 def test_a_small_batch_is_learnt_from_in_fewer_parts() -> None:
     replicas = Replicas(Classifier(1), 4)
     replicas.close()

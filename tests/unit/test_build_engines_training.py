@@ -202,6 +202,19 @@ def test_the_command_line_asks_for_plain_frames(toys: Path, tmp_path: Path) -> N
     assert any(not torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
+@pytest.mark.parametrize(("share", "kept"), [("0", False), ("0.5", False), ("1", True)])
+def test_norms_keep_the_statistics_of_the_parent(toys: Path, tmp_path: Path, share: str, kept: bool) -> None:
+    words = ["train", "--data", str(toys), "--height", "64", "--width", "64", "--batch", "4", "--network", "teacher"]
+    words += ["--steps", "2", "--threads", "1"]
+    assert main([*words, "--out", str(tmp_path / "parent")]) == 0
+    child = [*words, "--out", str(tmp_path / "child"), "--parent", str(tmp_path / "parent")]
+    assert main([*child, "--keep-norms", share]) == 0
+    before, after = (runs.weights("teacher", tmp_path / name) for name in ("parent", "child"))
+    statistics = [key for key in before if key.endswith(("running_mean", "running_var"))]
+    assert all(torch.equal(before[key], after[key]) for key in statistics) == kept
+    assert not torch.equal(before["encoder.stem.0.weight"], after["encoder.stem.0.weight"])
+
+
 def test_an_enlarged_whole_tile_shows_every_edge_of_the_picture(toys: Path) -> None:
     varier = Varier([1, 2], HEIGHT, WIDTH, recipe=Recipe(resized=1.0))
     (sample,) = [one for one in datasets.read(toys) if one.classes][:1]
