@@ -110,8 +110,8 @@ def judge(pack: Pack, samples: Iterable[Sample], groups: Iterable[int]) -> Itera
 
 
 def without_areas(manifest: Manifest) -> Manifest:
-    """The manifest with no minimum area and no seed."""
-    parts = [msgspec.structs.replace(part, minimum_area_px=0, seed=0.0) for part in manifest.segmenters]
+    """The manifest with no minimum area; seeds and all else stay, so that what differs is the area's doing alone."""
+    parts = [msgspec.structs.replace(part, minimum_area_px=0) for part in manifest.segmenters]
     return msgspec.structs.replace(manifest, segmenters=parts)
 
 

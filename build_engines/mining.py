@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from build_engines.datasets import Sample, picture
 from build_engines.files import write_whole
 from build_engines.networks import Classifier, any_of, prepare
+from build_engines.progress import shown
 from build_engines.runs import Facts, scale_of, trained
 from inspector.pack import TileSize
 from inspector.preprocess import cut
@@ -73,7 +74,7 @@ def judge(run: Path, samples: Sequence[Sample], facts: Facts, device: torch.devi
     gate = cast(Classifier, trained("gate", len(facts.classes), run)).to(device)
     types = cast(Classifier, trained("types", len(facts.classes), run)).to(device)
     found = []
-    for sample in samples:
+    for sample in shown(samples, "what gate and types let through", len(samples)):
         frame = picture(sample)
         size = TileSize(height=facts.height, width=facts.width)
         tiles = [tile.pixels for tile in cut(frame, Roi(0, frame.shape[1]), size, frame=0)]

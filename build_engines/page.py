@@ -162,7 +162,7 @@ def why_missed(manifest: Manifest, record: Record, event: TruthEvent) -> str:
         return f"Found, and deleted by the minimum area (types {score:.2f}, gate {record.gate_score:.2f})."
     if score < floor:
         return f"Types did not name its class: {score:.2f}, floor {floor} (gate {record.gate_score:.2f})."
-    return f"Its segmenter found nothing there (types {score:.2f}, gate {record.gate_score:.2f})."
+    return f"Its segmenter was nowhere sure there (types {score:.2f}, gate {record.gate_score:.2f})."
 
 
 def _alarms(pack: Pack, records: Sequence[Record], known: Mapping[str, Sample]) -> list[Card]:

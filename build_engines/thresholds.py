@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from build_engines.datasets import Sample, masks, strange
 from build_engines.events import Blob, detects, truth_blobs
 from build_engines.judging import batch_of, type_scores
+from build_engines.progress import shown
 from inspector.cascade import drawn, regions, veto_factor
 from inspector.config import GradingConfig
 from inspector.errors import ConfigError
@@ -105,12 +106,8 @@ def look(pack: Pack, sets: Sequence[Sequence[Sample]]) -> list[Seen]:
         raise ConfigError(f"{found[0]}: class {found[1]} is none of the pack's. Name another --validation folder")
     with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
         stream = runtime.stream()
-        return [
-            _look(pack.manifest, stream, sample, source)
-            for source, samples in enumerate(sets)
-            for sample in samples
-            if sample.labelled
-        ]
+        known = [(sample, source) for source, samples in enumerate(sets) for sample in samples if sample.labelled]
+        return [_look(pack.manifest, stream, *own) for own in shown(known, "choosing thresholds", len(known))]
 
 
 def chosen(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:

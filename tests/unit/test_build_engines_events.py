@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from build_engines import judging
 from build_engines.events import COVERED, Blob, detects, match, truth_blobs
+from inspector import pack as packs
 from inspector import rle
 from inspector.runtimes import Patch
 
@@ -125,3 +126,12 @@ def test_a_memory_asks_once_and_gives_the_same_again() -> None:
         assert [int(one.values[0, 0]) for one in memory.segment(4, [1, 0])] == [41, 40]
     assert stream.asked == 1 + 2 + 2
     assert stream.expected == [{4: [1, 0]}, {}]
+
+
+def test_the_area_filter_answers_for_the_area_alone() -> None:
+    manifest = packs.load(Path(__file__).parents[2] / "engines" / "severstal").manifest
+    free = judging.without_areas(manifest)
+    assert [part.minimum_area_px for part in free.segmenters] == [0] * len(manifest.segmenters)
+    assert any(part.seed > 0 for part in manifest.segmenters)
+    same = [msgspec.structs.replace(part, minimum_area_px=0) for part in manifest.segmenters]
+    assert free == msgspec.structs.replace(manifest, segmenters=same)
