@@ -102,7 +102,7 @@ class Feed:
         rng = np.random.default_rng([self.settings.seed, step])
         own = self.settings
         painted = float(np.interp(step / own.steps, (FADED_FROM, 1.0), (1.0, FADED_TO)))
-        whole = step >= (1 - own.whole) * own.steps
+        whole = own.ends(step, own.whole)
         examples = []
         for _ in range(self._whole_batch() if whole else own.batch):
             plain = own.plain > 0 and bool(rng.random() < own.plain)

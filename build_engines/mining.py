@@ -74,7 +74,7 @@ def judge(run: Path, samples: Sequence[Sample], facts: Facts, device: torch.devi
     gate = cast(Classifier, trained("gate", len(facts.classes), run)).to(device)
     types = cast(Classifier, trained("types", len(facts.classes), run)).to(device)
     found = []
-    for sample in shown(samples, "what gate and types let through", len(samples)):
+    for sample in shown(samples, "what gate and types let through"):
         frame = picture(sample)
         size = TileSize(height=facts.height, width=facts.width)
         tiles = [tile.pixels for tile in cut(frame, Roi(0, frame.shape[1]), size, frame=0)]

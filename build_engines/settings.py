@@ -100,6 +100,10 @@ class Settings:
     checkpoint_steps: int = 100
     recipe: Recipe = field(default_factory=Recipe)
 
+    def ends(self, step: int, share: float) -> bool:
+        """Whether a step is of the last `share` of the steps."""
+        return step >= (1 - share) * self.steps
+
 
 def stint(name: str, settings: Settings, steps: int, batch: int = 0) -> Settings:
     """The settings for one network, where the teacher is trained for `steps` steps with batches of `batch` (0: small

@@ -107,7 +107,7 @@ def look(pack: Pack, sets: Sequence[Sequence[Sample]]) -> list[Seen]:
     with onnx_runtime.open(onnx_runtime.Options(workers=1), pack) as runtime:
         stream = runtime.stream()
         known = [(sample, source) for source, samples in enumerate(sets) for sample in samples if sample.labelled]
-        return [_look(pack.manifest, stream, *own) for own in shown(known, "choosing thresholds", len(known))]
+        return [_look(pack.manifest, stream, *own) for own in shown(known, "choosing thresholds")]
 
 
 def chosen(manifest: Manifest, seen: Sequence[Seen]) -> Manifest:

@@ -236,7 +236,7 @@ class Training:
         progress = run.step / settings.steps
         for group in run.optimizer.param_groups:
             group["lr"] = rate_at(progress, settings.rate)
-        if run.step >= (1 - settings.kept_norms) * settings.steps:
+        if settings.ends(run.step, settings.kept_norms):
             self._replicas.keep_norms()
         count, seed = len(self._replicas.networks), settings.seed * 1_000_003 + run.step
         parts = list(enumerate(raw.parts(self._replicas.parts_of(len(raw.frames)))))
