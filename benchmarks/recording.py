@@ -67,7 +67,9 @@ def record(folder: Path, seconds: float, rate: float | None, led: bool = True) -
             time.sleep(0.001)
             continue
         begun = time.perf_counter()
-        tap.frame(Frame("a", number, time.time_ns(), time.monotonic_ns(), number * HEIGHT, pixels))
+        frame = Frame("a", number, time.time_ns(), time.monotonic_ns(), number * HEIGHT, pixels)
+        tap.frame(frame)
+        tap.taken(frame)
         copies.append(time.perf_counter() - begun)
         number += 1
         if number % 50 == 0:

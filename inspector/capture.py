@@ -36,6 +36,9 @@ class Tap(Protocol):
 
     def frame(self, frame: Frame) -> None: ...
 
+    def taken(self, frame: Frame) -> None:
+        """The line has taken that frame in, so that its `taken_ns` is known; the pixels are no longer lent."""
+
     def loss(self, loss: Loss) -> None: ...
 
     def state(self, state: str, detail: str) -> None:
@@ -157,7 +160,12 @@ class Capture:
             self._show_link()
             self._say_losses()
         if isinstance(got, Frame):
-            yield self._number(got)
+            frame = self._number(got)
+            try:
+                yield frame
+            finally:  # also if there is no line to take it any more: the camera gave it
+                for tap in self._taps:
+                    tap.taken(frame)
         elif got is not None:
             self._lose(replace(got, camera=self.name, sequence=self._base + got.sequence))
 

@@ -2,8 +2,9 @@
 
 Closable from both ends: writers `close()` (the reader still gets what is queued, then ChannelClosed), the reader
 `abandon()`s (writers get ChannelAbandoned and stop). A full channel either makes the writer wait or drops its
-oldest item, which is handed to `on_drop` so that the loss is booked and its memory given back; `on_drop` must not
-use the channel. No call waits longer than the time-out it is given.
+oldest item, which is handed to `on_drop` so that the loss is booked and its memory given back. `on_put` sees each item
+that is queued, in the order of the queue. Neither may use the channel. No call waits longer than the time-out it is
+given.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Channel(Generic[T]):
         *,
         writers: int = 1,
         on_drop: Callable[[T], None] | None = None,
+        on_put: Callable[[T], None] | None = None,
     ) -> None:
         if capacity < 1 or writers < 1:
             raise ValueError("a channel needs a capacity and a number of writers of at least 1")
@@ -49,6 +51,7 @@ class Channel(Generic[T]):
         self._capacity = capacity
         self._when_full = when_full
         self._on_drop = on_drop
+        self._on_put = on_put
         self._open_writers = writers
         self._abandoned = False
         self._put = self._taken = self._dropped = 0
@@ -78,6 +81,8 @@ class Channel(Generic[T]):
                 for item in items:
                     if len(self._items) >= self._capacity and not self._make_room(timeout_s):
                         break
+                    if self._on_put is not None:
+                        self._on_put(item)
                     self._items.append(item)
                     self._put += 1
                     taken += 1

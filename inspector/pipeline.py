@@ -114,7 +114,9 @@ def build(config: Config) -> Line:
 
         # ---- the channels between them
         dropped = line.drop_frame
-        frames = Channel[Frame](config.line.queue, config.line.when_full, writers=len(cameras), on_drop=dropped)
+        frames = Channel[Frame](
+            config.line.queue, config.line.when_full, writers=len(cameras), on_drop=dropped, on_put=line.take_in
+        )
         batches = Channel[Batch](workers)
         line.before_networks, line.workers = (frames, batches), workers
         verdicts = Channel[Verdicts](sizes.verdicts, writers=workers)
@@ -250,6 +252,7 @@ class Line:
     monitor: Monitor | None = None
     history: History | None = None
     control: Control | None = None
+    _taken_ns: int = field(default=0, init=False)
 
     def __enter__(self) -> Self:
         """Start every thread.
@@ -437,6 +440,10 @@ class Line:
         if self.config.line.when_full is WhenFull.WAIT:
             return time.time_ns() - (time.monotonic_ns() - frame.monotonic_ns)
         return frame.exposed_ns
+
+    def take_in(self, frame: Frame) -> None:
+        """Its place among the frames of all cameras is settled: from here on none overtakes another."""
+        self._taken_ns = frame.taken_ns = max(self._taken_ns + 1, time.monotonic_ns())
 
     def drop_frame(self, frame: Frame) -> None:
         """The line is behind and the oldest waiting frame goes."""

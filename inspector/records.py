@@ -47,6 +47,8 @@ class Frame:
             stood, negative: it ran back); None: each line is one pitch of strip.
         overlap_lines: so many rows at the top are the last rows of the frame before.
         after: why strip just before this frame may be missing although its number follows; None: no reason.
+        taken_ns: the host's monotonic clock when the line took it in; frames of all cameras are graded in this order.
+            None: no line has.
     """
 
     camera: str
@@ -62,6 +64,7 @@ class Frame:
     counts_per_line: float | None = None
     overlap_lines: int = 0
     after: Reason | None = None
+    taken_ns: int | None = None
     on_release: Callable[[], None] | None = None
 
     def release(self) -> None:

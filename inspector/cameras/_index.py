@@ -86,6 +86,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="fr
     counts_per_line: float | None = None
     overlap_lines: AtLeast0 = 0
     after: Reason | None = None
+    taken_ns: int | None = None
+
+    @property
+    def came_ns(self) -> int:
+        """Its place among the frames of all cameras: when the line took it in, else when it arrived."""
+        return self.monotonic_ns if self.taken_ns is None else self.taken_ns
 
 
 class Lost(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="loss", omit_defaults=True):

@@ -16,10 +16,10 @@ class InStep:
         """Camera -> when its next item came, as far as it has been looked at."""
         self._changed = threading.Condition()
 
-    def wait(self, name: str, arrived_ns: int, timeout_s: float) -> bool:
-        """Wait until every other camera has come to `arrived_ns`; False if that took longer."""
+    def wait(self, name: str, came_ns: int, timeout_s: float) -> bool:
+        """Wait until every other camera has come to `came_ns`; False if that took longer."""
         with self._changed:
-            self._move(name, arrived_ns)
+            self._move(name, came_ns)
             return self._changed.wait_for(lambda: min(self._at, key=self._at.__getitem__) == name, timeout_s)
 
     def leave(self, name: str) -> None:
@@ -27,7 +27,7 @@ class InStep:
         with self._changed:
             self._move(name, NEVER_NS)
 
-    def _move(self, name: str, arrived_ns: int) -> None:
-        if self._at[name] != arrived_ns:
-            self._at[name] = arrived_ns
+    def _move(self, name: str, came_ns: int) -> None:
+        if self._at[name] != came_ns:
+            self._at[name] = came_ns
             self._changed.notify_all()

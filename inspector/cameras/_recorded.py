@@ -65,7 +65,7 @@ class Survey:
     issued: int = 0
     """Frames, lost and unrecorded ones too, as far as they have lines."""
     first_sequence: int | None = None
-    arrived_ns: int = 0
+    came_ns: int = 0
     """When what it begins with came, on the monotonic clock of the host; 0: not known."""
     lines: int | None = None
     """Lines of the first frame."""
@@ -139,7 +139,7 @@ def _look(line: bytes, found: Survey) -> None:
         if found.first_sequence is None:
             found.first_sequence = entry.sequence
     if isinstance(entry, Entry | Lost | Unrecorded | Said):
-        found.arrived_ns = found.arrived_ns or entry.monotonic_ns
+        found.came_ns = found.came_ns or (entry.came_ns if isinstance(entry, Entry) else entry.monotonic_ns)
     if isinstance(entry, Entry):
         found.lines = found.lines or entry.height
 
@@ -227,8 +227,8 @@ class _Reader:
         self._expected = entry.sequence + entry.count
         at = entry.monotonic_ns
         if isinstance(entry, Lost):
-            return Missed(entry.source, entry.detail, entry.count, entry.reason, arrived_ns=at)
-        return Missed(None, NOT_RECORDED[entry.reason], entry.count, Reason.MISSING, arrived_ns=at)
+            return Missed(entry.source, entry.detail, entry.count, entry.reason, came_ns=at)
+        return Missed(None, NOT_RECORDED[entry.reason], entry.count, Reason.MISSING, came_ns=at)
 
     def _frame(self, entry: Entry, raw: io.FileIO) -> Shot | Missed:
         size = entry.height * entry.width
@@ -236,8 +236,7 @@ class _Reader:
         self._piece = entry.piece
         if size > MAX_PX or entry.offset + size > self._size:
             detail = f"{self._name}/{RAW} does not hold frame {entry.sequence} of the recording; copy it again"
-            at = entry.monotonic_ns
-            return Missed(self._name, detail, lines=entry.height, breaks=breaks, arrived_ns=at)
+            return Missed(self._name, detail, lines=entry.height, breaks=breaks, came_ns=entry.came_ns)
         return Shot(
             height=entry.height,
             width=entry.width,
@@ -247,7 +246,7 @@ class _Reader:
             breaks=breaks,
             encoder_count=entry.encoder_count,
             stamp=Stamp(
-                arrived_ns=entry.monotonic_ns,
+                came_ns=entry.came_ns,
                 camera_ns=entry.camera_ns,
                 uncertainty_ns=entry.uncertainty_ns,
                 counts_per_line=entry.counts_per_line,

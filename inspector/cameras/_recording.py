@@ -119,6 +119,7 @@ class Recorder:
                 counts_per_line=frame.counts_per_line,
                 overlap_lines=frame.overlap_lines,
                 after=frame.after,
+                taken_ns=frame.taken_ns,
             )
         )
         self._written += height * width

@@ -32,9 +32,10 @@ class Died(CameraError):
 
 @dataclass(slots=True, frozen=True)
 class Stamp:
-    """What a recording knows of a frame besides; see records.Frame. `arrived_ns` is its `monotonic_ns`."""
+    """What a recording knows of a frame besides; see records.Frame."""
 
-    arrived_ns: int
+    came_ns: int
+    """Its place among the frames of all cameras; see _index.Entry."""
     camera_ns: int | None = None
     uncertainty_ns: int | None = None
     counts_per_line: float | None = None
@@ -62,9 +63,9 @@ class Shot:
     stamp: Stamp | None = None
 
     @property
-    def arrived_ns(self) -> int | None:
-        """When it came to the host that recorded it, on its monotonic clock; None: it was not recorded."""
-        return None if self.stamp is None else self.stamp.arrived_ns
+    def came_ns(self) -> int | None:
+        """When the line that recorded it took it in, on the monotonic clock of its host; None: it was not recorded."""
+        return None if self.stamp is None else self.stamp.came_ns
 
 
 @dataclass(slots=True, frozen=True)
@@ -77,14 +78,14 @@ class Missed:
     reason: Reason = Reason.UNREADABLE
     lines: int | None = None
     breaks: bool = False
-    arrived_ns: int | None = None
+    came_ns: int | None = None
 
 
 @dataclass(slots=True, frozen=True)
 class Up:
     """The camera was opened when it was recorded."""
 
-    arrived_ns: int | None
+    came_ns: int | None
 
 
 @dataclass(slots=True, frozen=True)
@@ -92,7 +93,7 @@ class Down:
     """The camera died when it was recorded, or could not be opened."""
 
     detail: str
-    arrived_ns: int | None
+    came_ns: int | None
 
 
 def printable(name: str) -> str:

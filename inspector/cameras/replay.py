@@ -169,8 +169,8 @@ class ReplayCamera:
             return True
         if self._waiting is None:
             self.in_step.leave(self._name)
-        elif self._waiting.arrived_ns is not None:
-            return self.in_step.wait(self._name, self._waiting.arrived_ns, timeout_s)
+        elif self._waiting.came_ns is not None:
+            return self.in_step.wait(self._name, self._waiting.came_ns, timeout_s)
         return True
 
     def _die(self, down: Down) -> NoReturn:

@@ -93,6 +93,8 @@ class CameraTap:
         self._on_skip = on_skip
         self._hole: tuple[int, int] | None = None
         """(first, end) of the frames that found no room and were not told of yet."""
+        self._copy: Frame | None = None
+        """Of the frame that the line has not taken in yet."""
 
     def frame(self, frame: Frame) -> None:
         try:
@@ -102,12 +104,18 @@ class CameraTap:
             slot = None
         if slot is not None:
             np.copyto(slot.pixels, frame.pixels)
-            copy = replace(frame, pixels=slot.pixels, on_release=slot.release)
-            if self._put(copy):
-                return
+            self._copy = replace(frame, pixels=slot.pixels, on_release=slot.release)
+        else:
+            self._refuse(frame)
+
+    def taken(self, frame: Frame) -> None:
+        copy, self._copy = self._copy, None
+        if copy is None:
+            return
+        copy.taken_ns = frame.taken_ns
+        if not self._put(copy):
             copy.release()
-        self._on_skip(self._camera, 1)
-        self._skip(frame.sequence, 1)
+            self._refuse(copy)
 
     def loss(self, loss: Loss) -> None:
         if not self._put(loss):
@@ -132,6 +140,10 @@ class CameraTap:
             self._hole = before
             return False
         return self._items.put(item, 0.0)
+
+    def _refuse(self, frame: Frame) -> None:
+        self._on_skip(self._camera, 1)
+        self._skip(frame.sequence, 1)
 
     def _skip(self, sequence: int, count: int) -> None:
         first = sequence if self._hole is None else self._hole[0]

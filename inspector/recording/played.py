@@ -205,11 +205,11 @@ def _recall(played: Played) -> None:
     """What was known of the coils when the first camera's recording began, and what was told afterwards."""
     if not played.whole_runs:
         return
-    oldest = min((lane.surveys[0] for lane in played.lanes.values()), key=lambda survey: survey.arrived_ns)
+    oldest = min((lane.surveys[0] for lane in played.lanes.values()), key=lambda survey: survey.came_ns)
     played.first_coil, played.coils = oldest.header.first_coil, oldest.header.coils
     if played.first_coil is None and (oldest.header.part or len(played.lanes) > 1):
         # It was written before the first frame had been graded, and of which camera that was is not sure.
-        surveys = sorted((s for lane in played.lanes.values() for s in lane.surveys), key=lambda s: s.arrived_ns)
+        surveys = sorted((s for lane in played.lanes.values() for s in lane.surveys), key=lambda s: s.came_ns)
         played.first_coil = next((s.header.first_coil for s in surveys if s.header.first_coil is not None), None)
     script = {entry: None for lane in played.lanes.values() for survey in lane.surveys for entry in survey.script}
     played.script = sorted(script, key=lambda entry: entry.received_ns)

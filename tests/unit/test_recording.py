@@ -28,7 +28,7 @@ from inspector.pipeline import Line, build
 from inspector.pool import Pool
 from inspector.recording import Recording
 from inspector.recording.played import find
-from inspector.records import Frame, Graded
+from inspector.records import Frame, Graded, Loss
 from tests.disks import room_for
 from tests.packs import TILE, make_pack, paint
 
@@ -204,6 +204,61 @@ def test_cameras_of_one_line_are_played_together(tmp_path: Path, engines: Path) 
     run(config, tell_coils)
     for sources in ([tmp_path / "rec"], [tmp_path / "rec/window/b", tmp_path / "rec/window/a"]):
         same(live(config), replayed(tmp_path, engines, *sources))
+
+
+def overtaken(line: Line, late: int, early: int) -> list[tuple[str, int]]:
+    """Camera `a` has its frame `late` in hand until `b`, which waits for that, has put frames in from `early` on.
+
+    So those come behind it by the clock and before it in the line. Returns the frames as they will be graded.
+    """
+    held, passed = threading.Event(), threading.Event()
+    a, b = line.cameras["a"].read, line.cameras["b"].read
+
+    def read_a(pool: Pool, timeout_s: float) -> Frame | Loss | None:
+        got = a(pool, timeout_s)
+        if isinstance(got, Frame) and got.sequence == late:
+            held.set()
+            assert passed.wait(PATIENCE_S)
+        return got
+
+    def read_b(pool: Pool, timeout_s: float) -> Frame | Loss | None:
+        if reads["b"] == early:
+            assert held.wait(PATIENCE_S)
+        if reads["b"] == early + 5:
+            passed.set()
+        got = b(pool, timeout_s)
+        reads["b"] += isinstance(got, Frame)
+        return got
+
+    reads = Counter[str]()
+    line.cameras["a"].read, line.cameras["b"].read = read_a, read_b  # type: ignore[method-assign]
+    graded: list[tuple[str, int]] = []
+    line.sees.append(lambda verdicts: graded.extend((v.frame.camera, v.frame.sequence) for v in verdicts.verdicts))
+    return graded
+
+
+def test_a_camera_whose_frames_overtook_the_others_does_so_again(tmp_path: Path, engines: Path) -> None:
+    """A coil that is named behind a frame was named behind all that went before it in the line, not by the clock."""
+    other = filmed("b", seed=6, first_encoder_count=40, frames=150) | {"offset_mm": 96.0}
+    config = line_of(tmp_path, engines, filmed(frames=150), other, batch={"size": 1})
+    graded: list[tuple[str, int]] = []
+
+    def before(line: Line) -> None:
+        nonlocal graded
+        graded = overtaken(line, late=60, early=70)
+        line.looks.append(lambda _: graded[-1] == ("a", 60) and line.coils.start("LATE", 64 * 30))
+
+    run(config, before)
+    came: list[tuple[int, str, int]] = []
+    for name in "ab":
+        for piece in sorted((tmp_path / "rec/window" / name).iterdir()):
+            entries = map(json.loads, (piece / "frames.jsonl").read_text().splitlines())
+            came += [(entry["taken_ns"], name, entry["sequence"]) for entry in entries if entry["kind"] == "frame"]
+    assert [(name, sequence) for _, name, sequence in sorted(came)] == graded
+    assert graded.index(("a", 60)) > graded.index(("b", 74))
+    known_from = {json.loads(data)["known_from"] for data in live(config)["coil/v1/hot/"]}
+    assert max(known or 0 for known in known_from) >= 40 + 64 * 75
+    same(live(config), replayed(tmp_path, engines, tmp_path / "rec"))
 
 
 def test_one_camera_of_a_line_can_be_played_alone(tmp_path: Path, engines: Path) -> None:
@@ -424,7 +479,9 @@ class Bench:
         (tap,) = self.recording.taps("a")
         for number in range(self.next, self.next + count):
             pixels = np.full((size, size), number % 256, dtype=np.uint8)
-            tap.frame(Frame("a", number, START_NS + number * 10 * MS, number, number * size, pixels))
+            frame = Frame("a", number, START_NS + number * 10 * MS, number, number * size, pixels)
+            tap.frame(frame)
+            tap.taken(frame)
         self.next += count
 
     def write(self) -> None:
