@@ -404,13 +404,14 @@ def test_what_lies_around_a_loss_is_kept(tmp_path: Path, engines: Path) -> None:
 
 
 def test_a_kept_piece_outlives_the_window(tmp_path: Path, engines: Path) -> None:
-    most = 16 * 2 * 2048
-    camera = painted(tmp_path / "strip", 100, severe=[60])
-    config = line_of(tmp_path, engines, camera, **keeping(window_gb=most / 1e9, segment_s=0.001))
+    most = 150 * 2 * 2048  # more than can be under way before it is known how severe they are
+    camera = painted(tmp_path / "strip", 300, severe=[60])
+    config = line_of(tmp_path, engines, camera, batch={"size": 1}, **keeping(window_gb=most / 1e9, segment_s=0.001))
     run(config)
     left = list((tmp_path / "rec/window/a").iterdir())
     assert sum(file.stat().st_size for piece in left for file in piece.iterdir()) <= most
-    assert 99 in sequences(*left)
+    assert 299 in sequences(*left)
+    assert 60 not in sequences(*left)
     (folder,) = kept(tmp_path)
     assert 60 in sequences(*folder.iterdir())
     assert replayed(tmp_path, engines, folder)["defect/v1/hot/a/4/"] == live(config)["defect/v1/hot/a/4/"]
