@@ -3,8 +3,9 @@
 Calibrated on frames of the training part, judged on those of the validation part with the rest of the cascade as it is.
 A network changes to int8 when it takes at most FASTER of the time of its float32 original on one thread, and none of
 its own figures becomes worse by more than ALLOWED, false alarms among them; of these not by more than their standard
-error, where there are too few clean frames to tell half a point. The gate's threshold follows its scores:
-int8 keeps as many of the defective validation frames as the original did, and is judged there. The manifest says,
+error, where there are too few clean frames to tell half a point. The gate's threshold follows its scores: it is
+the nearest to the original's at which int8 keeps as many of the defective validation frames and lets no more of the
+clean ones through, and there int8 is judged. The manifest says,
 for every network, which file and precision runs where, how long that takes, and under `figures.int8` why; what it says
 of test frames remains that of the float32 originals. The pack's reference is made again on the frames that it was made
 on, if those are at hand.
@@ -71,7 +72,7 @@ class Trial:
     """float32, int8; on one thread."""
     figures: dict[str, tuple[float, float]]
     threshold: float | None = None
-    """Of a gate in int8: what lets as many defective frames through as that of the original."""
+    """Of a gate in int8: at which it does what the original did at its own."""
     clean: int = 0
     """Clean frames that it was judged on."""
 
@@ -170,7 +171,8 @@ def quantize(
     chosen = _spread(calibration, CALIBRATED_TILES)
     if not chosen:
         raise ConfigError("no labelled frame of the training part to calibrate on. Name another --data or --split")
-    before = _own_figures(pack, _judged(pack, validation, "judging the originals"))
+    originals = _judged(pack, validation, "judging the originals")
+    before = _own_figures(pack, originals)
     trials = []
     with tempfile.TemporaryDirectory(prefix=".int8-", dir=folder) as aside:
         for network in networks:
@@ -179,7 +181,7 @@ def quantize(
             to_int8(file, target, _Tiles(pack, chosen, f"calibrating {network}"))
             tried = with_file(pack, network, target)
             records = _judged(tried, validation, f"judging {network} in int8")
-            threshold = _following(records, before["gate"]["recall"]) if network == "gate" else None
+            threshold = _following(originals, records, pack.manifest.gate.threshold) if network == "gate" else None
             if threshold is not None:
                 records = [msgspec.structs.replace(record, passed=record.gate_score >= threshold) for record in records]
             after = _own_figures(tried, records)
@@ -190,12 +192,27 @@ def quantize(
     return trials
 
 
-def _following(records: Sequence[Record], recall: float) -> float | None:
-    """The highest threshold, rounded down, that keeps this share of the defective frames; None where there is none."""
-    scores = [record.gate_score for record in records if any(record.truth_px)]
-    if not scores or math.isnan(recall):
+def _following(originals: Sequence[Record], tried: Sequence[Record], threshold: float) -> float | None:
+    """Where the tried gate does what the original did at `threshold`; None without a defective frame.
+
+    No higher than it must be: frames that the original was sure of leave it room above, which is a margin for frames
+    that nobody has seen yet (and those of a pack that learnt all frames are surer than these will be).
+    """
+    defective = [any(record.truth_px) for record in originals]
+    scores = [record.gate_score for record in tried]
+    found = [score for score, true in zip(scores, defective, strict=True) if true]
+    if not found:
         return None
-    return math.floor(lowest_to_keep(scores, [1.0] * len(scores), recall) * 1000) / 1000
+    passed = [record.gate_score >= threshold for record in originals]
+    kept, false = _both(passed, defective), _both(passed, [not true for true in defective])
+    highest = math.floor(lowest_to_keep(found, [1.0] * len(found), kept / len(found)) * 1000) / 1000
+    clean = sorted((score for score, true in zip(scores, defective, strict=True) if not true), reverse=True)
+    least = math.floor(clean[false] * 1000) / 1000 + 0.001 if false < len(clean) else 0.0
+    return round(min(highest, max(threshold, least)), 3)
+
+
+def _both(these: Sequence[bool], those: Sequence[bool]) -> int:
+    return sum(one and other for one, other in zip(these, those, strict=True))
 
 
 def _judged(pack: Pack, samples: Sequence[Sample], doing: str) -> list[Record]:

@@ -593,6 +593,9 @@ def test_int8_of_one_network_brings_a_twin_for_gpus(
 
     before_gate = pack.manifest.gate
     assert before_gate.gpu_threshold is None
+    following = quantize._following
+    lower = 0.001  # so that int8's threshold surely is another
+    monkeypatch.setattr(quantize, "_following", lambda *given: (following(*given) or 0.0) - lower)
 
     # ---- another network: this one stays as it is, and a reference on other frames is not made again
     other = msgspec.structs.replace(before, made_on="frames that are not here")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,19 @@ def test_the_gates_threshold_follows_its_scores() -> None:
             found=[],
         )
 
-    defective = [record(score, True) for score in (0.91234, 0.71234, 0.51234, 0.21234)]
-    assert quantize._following([*defective, record(0.6, False)], 0.75) == 0.512
-    assert quantize._following(defective, 1.0) == 0.212
-    assert quantize._following([record(0.6, False)], 0.75) is None
-    assert quantize._following(defective, float("nan")) is None
+    def following(before: Sequence[float], after: Sequence[float], clean: Sequence[tuple[float, float]] = ()) -> Any:
+        """At 0.4; `clean`: scores of clean frames before and after."""
+        originals = [*(record(score, True) for score in before), *(record(score, False) for score, _ in clean)]
+        tried = [*(record(score, True) for score in after), *(record(score, False) for _, score in clean)]
+        return quantize._following(originals, tried, 0.4)
+
+    sure = (0.9, 0.7, 0.6)
+    assert following(sure, (0.91, 0.72, 0.58)) == 0.4, "what the original was sure of is no reason to be stricter"
+    assert following(sure, (0.9, 0.7, 0.37126)) == 0.371, "all that it kept"
+    assert following((0.9, 0.7, 0.3), (0.9, 0.41, 0.38)) == 0.4
+    assert following(sure, (0.9, 0.7, 0.6), [(0.5, 0.5), (0.39, 0.4234)]) == 0.424, "no more false alarms than before"
+    assert following(sure, (0.9, 0.7, 0.6), [(0.39, 0.65)]) == 0.6, "but recall first"
+    assert following((), (), [(0.6, 0.6)]) is None
 
 
 def test_false_alarms_are_figures_of_every_network(toys: Path, tmp_path: Path) -> None:
