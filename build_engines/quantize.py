@@ -308,15 +308,15 @@ def _adopt(found: Pack, pack: Pack, trials: Sequence[Trial], usual: Mapping[str,
 
 
 def _with_reference(pack: Pack, found: Pack, usual: Mapping[str, Sequence[Sample]]) -> Pack:
-    """The pack with its reference made again, if a network is another now and the frames are at hand."""
+    """The pack with its reference made again, if it judges otherwise now and the frames are at hand."""
     old = pack.manifest.reference
-    if old is None or _digests(pack) == _digests(found):
+    if old is None or _judges(pack) == _judges(found):
         return pack
     if frames := usual.get(old.made_on):
         made = reference.of(pack, frames, old.made_on)
         return msgspec.structs.replace(pack, manifest=reference.added(pack.manifest, made))
     LOG.warning(
-        "%s: its reference (%s) is of the networks before: make it again with `reference`", pack.folder, old.made_on
+        "%s: its reference (%s) is of the pack before: make it again with `reference`", pack.folder, old.made_on
     )
     return pack
 
@@ -326,8 +326,9 @@ def _with_threshold(pack: Pack, threshold: float) -> Pack:
     return pack.changed("gate", threshold=threshold, gpu_threshold=pack.manifest.gate.threshold)
 
 
-def _digests(pack: Pack) -> dict[str, str]:
-    return {network: digest for network, (_, digest) in pack.networks().items()}
+def _judges(pack: Pack) -> tuple[dict[str, str], float]:
+    """What of a pack changes here: its networks and the gate's threshold."""
+    return {network: digest for network, (_, digest) in pack.networks().items()}, pack.manifest.gate.threshold
 
 
 def _with_twin(pack: Pack, network: str) -> Pack:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -32,8 +33,14 @@ class Replicas:
         self.networks = [network, *(_replica(network) for _ in range(count - 1))]
         self._parameters = [own for own in network.parameters() if own.requires_grad]
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="replica")
+        self._kept = False
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._pool.shutdown()
 
     def parts_of(self, batch: int) -> int:
@@ -66,6 +73,9 @@ class Replicas:
 
     def keep_norms(self) -> None:
         """From now on, batch norms use the running statistics that they have, and no longer those of a batch."""
+        if self._kept:
+            return
+        self._kept = True
         for network in self.networks:
             for module in network.modules():
                 if isinstance(module, nn.BatchNorm2d):

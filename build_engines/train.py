@@ -170,6 +170,8 @@ def train(name: str, feed: Feed) -> list[float]:
         run = Run.begin(blank(name, len(feed.classes)), settings)
         run.resume(file)
     else:
+        if name == "teacher" and settings.parent is None and settings.kept_norms == 1:
+            LOG.warning("--keep-norms 1 without --parent: the statistics kept are those of ImageNet, not of steel")
         run = Run.begin(start(name, feed.classes, settings.out, settings.parent), settings)
     return Training(name, run, feed, file).steps()
 
@@ -208,7 +210,7 @@ class Training:
         """The losses of the steps that were left."""
         settings, run, seen = self._settings, self._run, list[Tensor]()
         every = max(1, settings.steps // CHECKS)
-        with _progress_bar() as bar, self._log:
+        with self._replicas, _progress_bar() as bar, self._log:
             task = bar.add_task(self._name, total=settings.steps, completed=run.step, loss="")
             for raw in self._feed.stream(run.step, settings.steps):
                 if run.step == 0:
@@ -221,7 +223,6 @@ class Training:
                     bar.update(task, loss=f"loss {np.mean(self._log.last(50)):.4f}")
                 bar.update(task, completed=run.step)
         self._log.draw(self._file.with_suffix(".png"), self._name)
-        self._replicas.close()
         return [float(loss) for loss in seen]
 
     def _keep(self, seen: list[Tensor]) -> None:

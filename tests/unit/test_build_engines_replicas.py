@@ -26,9 +26,8 @@ def test_gradients_are_the_weighted_mean_of_the_parts() -> None:
     network = Classifier(1).train()
     plain = copy.deepcopy(network)
     parts = list(torch.randn(5, 1, 32, 64).split([3, 2]))
-    replicas = Replicas(network, 2)
-    told = replicas.backward(parts, loss, [3, 2])
-    replicas.close()
+    with Replicas(network, 2) as replicas:
+        told = replicas.backward(parts, loss, [3, 2])
     wanted = 0.6 * loss(plain, parts[0]) + 0.4 * loss(plain, parts[1])
     wanted.backward()
     assert float(told) == pytest.approx(float(wanted.detach()), rel=1e-5)
@@ -46,8 +45,8 @@ def test_replicas_share_parameters_and_agree_on_the_statistics() -> None:
         one = copy.deepcopy(network)
         one(part)
         alone.append(one.encoder.stem[1].running_mean)
-    replicas.backward(parts, loss, [2, 2])
-    replicas.close()
+    with replicas:
+        replicas.backward(parts, loss, [2, 2])
     for own, other in zip(network.parameters(), replicas.networks[1].parameters(), strict=True):
         assert own is other
     for own, other in zip(network.buffers(), replicas.networks[1].buffers(), strict=True):
@@ -63,8 +62,8 @@ def test_replicas_without_a_part_have_no_say_in_the_statistics(count: int) -> No
     parts = [torch.randn(2, 1, 32, 32), 3 + torch.randn(2, 1, 32, 32)][:count]
     few, many = Replicas(copy.deepcopy(network), count), Replicas(copy.deepcopy(network), 3)
     for replicas in (few, many):
-        replicas.backward(parts, loss, [2] * count)
-        replicas.close()
+        with replicas:
+            replicas.backward(parts, loss, [2] * count)
     for same in zip(*(own.buffers() for own in (*few.networks, *many.networks)), strict=True):
         assert all(torch.equal(same[0], other) for other in same if other.is_floating_point())
 
@@ -74,12 +73,11 @@ def test_norms_that_are_kept_learn_their_gains_alone(count: int) -> None:
     torch.manual_seed(6)
     network = Classifier(1).train()
     parts = [torch.randn(2, 1, 32, 32), 3 + torch.randn(2, 1, 32, 32)][:count]
-    replicas = Replicas(network, count)
-    replicas.backward(parts, loss, [2] * count)
-    replicas.keep_norms()
-    before = copy.deepcopy(network)
-    told = replicas.backward(parts, loss, [2] * count)
-    replicas.close()
+    with Replicas(network, count) as replicas:
+        replicas.backward(parts, loss, [2] * count)
+        replicas.keep_norms()
+        before = copy.deepcopy(network)
+        told = replicas.backward(parts, loss, [2] * count)
     for own, other in zip(before.buffers(), network.buffers(), strict=True):
         assert torch.equal(own, other)
     assert network.encoder.stem[1].weight.grad.abs().sum() > 0
@@ -89,9 +87,9 @@ def test_norms_that_are_kept_learn_their_gains_alone(count: int) -> None:
 
 
 def test_a_small_batch_is_learnt_from_in_fewer_parts() -> None:
-    replicas = Replicas(Classifier(1), 4)
-    replicas.close()
-    assert [replicas.parts_of(batch) for batch in (1, 3, 4, 6, 8, 32)] == [1, 1, 2, 3, 4, 4]
+    with Replicas(Classifier(1), 4) as replicas:
+        found = [replicas.parts_of(batch) for batch in (1, 3, 4, 6, 8, 32)]
+    assert found == [1, 1, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize(
