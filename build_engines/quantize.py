@@ -5,7 +5,7 @@ A network changes to int8 when it takes at most FASTER of the time of its float3
 its own figures becomes worse by more than ALLOWED, false alarms among them; of these not by more than their standard
 error, where there are too few clean frames to tell half a point. The gate's threshold follows its scores: it is
 the nearest to the original's at which int8 keeps as many of the defective validation frames and lets no more of the
-clean ones through, and there int8 is judged. The manifest says,
+clean ones through than it must, and there int8 is judged. The manifest says,
 for every network, which file and precision runs where, how long that takes, and under `figures.int8` why; what it says
 of test frames remains that of the float32 originals. The pack's reference is made again on the frames that it was made
 on, if those are at hand.
@@ -207,6 +207,9 @@ def _following(originals: Sequence[Record], tried: Sequence[Record], threshold: 
     kept, false = _both(passed, defective), _both(passed, [not true for true in defective])
     highest = math.floor(lowest_to_keep(found, [1.0] * len(found), kept / len(found)) * 1000) / 1000
     clean = sorted((score for score, true in zip(scores, defective, strict=True) if not true), reverse=True)
+    false = max(
+        false, sum(score >= highest for score in clean)
+    )  # those pass wherever recall allows the threshold to be
     least = math.floor(clean[false] * 1000) / 1000 + 0.001 if false < len(clean) else 0.0
     return round(min(highest, max(threshold, least)), 3)
 

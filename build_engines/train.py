@@ -53,7 +53,7 @@ def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = No
     on from the parent's only where the run has no teacher that sees what it sees, and now knows more.
     """
     taught = name == "gate" and _has_teacher_of_gate(out)
-    if parent is not None and name in ("teacher", "gate") and not taught and (parent / f"{name}.pt").is_file():
+    if parent is not None and name in ("teacher", "gate") and not taught and _goes_on(parent, name):
         known = facts_of(parent).classes
         if known == list(classes):
             return trained(name, len(classes), parent)
@@ -74,6 +74,10 @@ def start(name: str, classes: Sequence[int], out: Path, parent: Path | None = No
     if name in ("gate", "types"):
         return teacher.classifier()
     return teacher.segmenter(list(classes).index(int(name.removeprefix("segment_"))))
+
+
+def _goes_on(parent: Path | None, name: str = "teacher") -> bool:
+    return parent is not None and (parent / f"{name}.pt").is_file()
 
 
 def _has_teacher_of_gate(out: Path) -> bool:
@@ -170,8 +174,8 @@ def train(name: str, feed: Feed) -> list[float]:
         run = Run.begin(blank(name, len(feed.classes)), settings)
         run.resume(file)
     else:
-        if name == "teacher" and settings.parent is None and settings.kept_norms == 1:
-            LOG.warning("--keep-norms 1 without --parent: the statistics kept are those of ImageNet, not of steel")
+        if settings.kept_norms == 1 and name == "teacher" and not _goes_on(settings.parent):
+            LOG.warning("--keep-norms 1 without a teacher to go on from: the statistics that are kept are not of steel")
         run = Run.begin(start(name, feed.classes, settings.out, settings.parent), settings)
     return Training(name, run, feed, file).steps()
 

@@ -37,7 +37,7 @@ class Tap(Protocol):
     def frame(self, frame: Frame) -> None: ...
 
     def taken(self, frame: Frame) -> None:
-        """The line has taken that frame in, so that its `taken_ns` is known; the pixels are no longer lent."""
+        """The line took that frame in and has set its `taken_ns`, or no line will. Called once or twice."""
 
     def loss(self, loss: Loss) -> None: ...
 
@@ -160,12 +160,11 @@ class Capture:
             self._show_link()
             self._say_losses()
         if isinstance(got, Frame):
-            frame = self._number(got)
             try:
-                yield frame
-            finally:  # also if there is no line to take it any more: the camera gave it
+                yield self._number(got)
+            finally:  # if no line took it: the camera gave it all the same
                 for tap in self._taps:
-                    tap.taken(frame)
+                    tap.taken(got)
         elif got is not None:
             self._lose(replace(got, camera=self.name, sequence=self._base + got.sequence))
 

@@ -256,7 +256,8 @@ class RecordingConfig(Closed, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep_gb: Positive = 20.0
     """What is kept is at most so much, gigabytes; the oldest is deleted first."""
     queue_frames: FewFrames = 128
-    """Frames of all cameras that wait for the disk at most, in memory; more are not recorded, and counted."""
+    """Frames of all cameras that wait for the disk at most, in memory (not less than two for each camera); more are not
+    recorded, and counted."""
     segment_s: Annotated[float, Meta(gt=0, le=600)] = 4.0
     """The window consists of pieces of so many seconds."""
 

@@ -442,8 +442,10 @@ class Line:
         return frame.exposed_ns
 
     def take_in(self, frame: Frame) -> None:
-        """Its place among the frames of all cameras is settled: from here on none overtakes another."""
+        """Its place among the frames of all cameras is settled; the channel is locked, so nobody has graded it yet."""
         self._taken_ns = frame.taken_ns = max(self._taken_ns + 1, time.monotonic_ns())
+        if self.recording is not None:
+            self.recording.taken(frame)
 
     def drop_frame(self, frame: Frame) -> None:
         """The line is behind and the oldest waiting frame goes."""

@@ -192,7 +192,7 @@ def _recordings(request: Request, played: Played) -> dict[str, Any]:
 
 
 def _as_recorded(line: Line, played: Played, request: Request) -> None:
-    """What no setting says: coils, frame numbers, and the order in which cameras gave their frames."""
+    """What no setting says: coils, frame numbers, and the order of the frames of several cameras."""
     if not played.whole_runs:
         return
     line.looks.append(played.renumber)

@@ -1,4 +1,4 @@
-"""Threads: the only file that starts any.
+"""Threads: the only file that starts any, but for `ending`, whose thread is one that nobody waits for.
 
 A worker moves items from an inbox through a stage to an outbox until its writers have closed, then lets the stage
 finish and closes its own outbox: shutdown is the same walk as work. A stage that fails abandons its inbox, so no

@@ -17,6 +17,9 @@ A frame is as the camera gave it: before its flat-field and before lines of the 
 `offset` is its first byte in frames.raw and `crc32` the sum over its pixels. The pixels are written before their line,
 so a recording whose writer was killed holds every frame it names. Recordings of one `run` and camera, in the order of
 `part`, are one strip. Version 1 had frames and losses only, and neither `setup` nor a camera's own clock.
+
+`taken_ns` says in which order the line took in the frames of all its cameras; of `inspector record`, which has no line,
+it is left out.
 """
 
 from __future__ import annotations

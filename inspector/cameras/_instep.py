@@ -9,11 +9,11 @@ NEVER_NS = 1 << 63
 
 
 class InStep:
-    """Cameras that were recorded together are played in the order in which their frames came. Thread-safe."""
+    """Cameras that were recorded together, in the order in which the line took their frames in. Thread-safe."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._at = dict.fromkeys(names, -1)
-        """Camera -> when its next item came, as far as it has been looked at."""
+        """Camera -> when its next item was taken in, as far as it has been looked at."""
         self._changed = threading.Condition()
 
     def wait(self, name: str, came_ns: int, timeout_s: float) -> bool:

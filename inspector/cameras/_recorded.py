@@ -65,6 +65,8 @@ class Survey:
     issued: int = 0
     """Frames, lost and unrecorded ones too, as far as they have lines."""
     first_sequence: int | None = None
+    placed: bool = False
+    """Whether there is a frame or state in it, whose `came_ns` says more than that of a loss."""
     came_ns: int = 0
     """When what it begins with came, on the monotonic clock of the host; 0: not known."""
     lines: int | None = None
@@ -138,8 +140,11 @@ def _look(line: bytes, found: Survey) -> None:
         found.issued += 1 if isinstance(entry, Entry) else entry.count
         if found.first_sequence is None:
             found.first_sequence = entry.sequence
-    if isinstance(entry, Entry | Lost | Unrecorded | Said):
-        found.came_ns = found.came_ns or (entry.came_ns if isinstance(entry, Entry) else entry.monotonic_ns)
+    if isinstance(entry, Entry | Said) and not found.placed:
+        found.came_ns = entry.came_ns if isinstance(entry, Entry) else entry.monotonic_ns
+        found.placed = True
+    elif isinstance(entry, Lost | Unrecorded):
+        found.came_ns = found.came_ns or entry.monotonic_ns
     if isinstance(entry, Entry):
         found.lines = found.lines or entry.height
 
@@ -225,10 +230,9 @@ class _Reader:
             self._expected = entry.sequence + 1
             return self._frame(entry, raw)
         self._expected = entry.sequence + entry.count
-        at = entry.monotonic_ns
         if isinstance(entry, Lost):
-            return Missed(entry.source, entry.detail, entry.count, entry.reason, came_ns=at)
-        return Missed(None, NOT_RECORDED[entry.reason], entry.count, Reason.MISSING, came_ns=at)
+            return Missed(entry.source, entry.detail, entry.count, entry.reason)
+        return Missed(None, NOT_RECORDED[entry.reason], entry.count, Reason.MISSING)
 
     def _frame(self, entry: Entry, raw: io.FileIO) -> Shot | Missed:
         size = entry.height * entry.width

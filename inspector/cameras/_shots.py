@@ -79,6 +79,7 @@ class Missed:
     lines: int | None = None
     breaks: bool = False
     came_ns: int | None = None
+    """None: it has no place among other cameras' frames, as what is lost is met with the next frame of its camera."""
 
 
 @dataclass(slots=True, frozen=True)

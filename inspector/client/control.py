@@ -15,6 +15,7 @@ import zmq
 
 from inspector.client.address import ServerKey, checked, load_keys
 from inspector.client.handshake import COMMANDS, Handshake
+from inspector.ending import end
 from inspector.errors import ConfigError, Refused
 from inspector.events import CameraTotals, JournalMark, as_json
 
@@ -276,7 +277,7 @@ class Control:
     def close(self) -> None:
         """Disconnect; safe to call twice."""
         self._disconnect()
-        self._context.term()
+        end(self._context, self._address)
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ from inspector.client.address import Keys, reachable
 from inspector.client.asking import Request
 from inspector.client.handshake import READS, Handshake
 from inspector.client.machine import Machine
+from inspector.ending import end
 from inspector.errors import ConfigError
 
 QUEUE = 10_000
@@ -175,7 +176,7 @@ class Sockets:
         for socket in self._all():
             socket.close()
         self._events, self._asking, self._handshakes = [], {}, []
-        self._context.term()
+        end(self._context, "subscription")
 
 
 def _waiting(socket: zmq.Socket[bytes], most: int) -> list[list[bytes]]:

@@ -129,8 +129,8 @@ class Session:
         while (item := self._intake.get(TICK_S)) is not None or not written.is_set():
             if item is not None:
                 self._take(item)
-        for skipped in self._intake.rest():
-            self._take(skipped)
+        for item in self._intake.rest():
+            self._take(item)
 
     def _take(self, item: Item) -> None:
         try:

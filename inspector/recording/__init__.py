@@ -23,7 +23,7 @@ from inspector.recording.heading import Heading
 from inspector.recording.intake import CameraTap, Intake, Known
 from inspector.recording.kept import Mark
 from inspector.recording.writing import Writer
-from inspector.records import Graded
+from inspector.records import Frame, Graded
 
 __all__ = ["Recording", "check"]
 
@@ -85,7 +85,8 @@ class Recording:
         heading.first, heading.coils = coils.snapshot()
         self._headed = heading.first is not None
         names = [camera.name for camera in config.cameras]
-        self._intake = Intake(section.queue_frames, self._skipped)
+        # Each camera may have one in hand that waits for room in the line, and needs room for another.
+        self._intake = Intake(max(section.queue_frames, 2 * len(names)), self._skipped)
         self._writer = Writer(section, names, heading, metrics, say, clock)
 
     # ------------------------------------------------------------ what the line tells
@@ -93,6 +94,10 @@ class Recording:
     def taps(self, camera: str) -> list[CameraTap]:
         """For the Capture of a camera."""
         return [self._intake.tap(camera)]
+
+    def taken(self, frame: Frame) -> None:
+        """The line has taken a frame in: before it is graded, so that what is known of its coil comes behind it."""
+        self._intake.tap(frame.camera).taken(frame)
 
     def look(self, graded: Graded) -> None:
         """See what was graded, in grading's thread: severe defects and gaps are marked."""
@@ -150,8 +155,8 @@ class Recording:
                 self._writer.step(self._intake.get(TICK_S))
             while (item := self._intake.get(0.0)) is not None:
                 self._writer.step(item)
-            for skipped in self._intake.rest():
-                self._writer.step(skipped)
+            for item in self._intake.rest():
+                self._writer.step(item)
             self._writer.finish()
         except BaseException as error:
             self._writer.fail(error)

@@ -75,12 +75,10 @@ class Intake:
         """The oldest item; None if none came for so long. A frame of it must be released."""
         return self._items.get(timeout_s)
 
-    def rest(self) -> Iterator[Skipped]:
-        """What the taps have not been able to say; when the cameras have ended."""
+    def rest(self) -> Iterator[Frame | Skipped]:
+        """What the taps have not been able to give; when the cameras have ended."""
         for tap in self._taps.values():
-            hole = tap.take_hole()
-            if hole is not None:
-                yield hole
+            yield from tap.rest()
 
 
 class CameraTap:
@@ -124,6 +122,15 @@ class CameraTap:
     def state(self, state: str, detail: str) -> None:
         up: Literal["up", "down"] = "up" if state == "up" else "down"
         self._put(Change(self._camera, Said(state=up, detail=detail, monotonic_ns=time.monotonic_ns())))
+
+    def rest(self) -> Iterator[Frame | Skipped]:
+        """The hole that was not told of yet, and the frame that nobody took."""
+        hole, copy = self.take_hole(), self._copy
+        self._copy = None
+        if hole is not None:
+            yield hole
+        if copy is not None:
+            yield copy
 
     def take_hole(self) -> Skipped | None:
         """The frames that were skipped and not told of yet."""

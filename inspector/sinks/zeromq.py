@@ -25,6 +25,7 @@ import msgspec
 import zmq
 from msgspec import Meta
 
+from inspector.ending import end
 from inspector.errors import ConfigError, SinkError
 from inspector.events import Event
 from inspector.sinks._backlog import Backlog
@@ -209,7 +210,7 @@ class Zeromq:
         if publisher is not None:
             self._door.close(self._options.linger_ms)
             self._files.close()
-            self._context.term()
+            end(self._context, self._name, self._options.linger_ms / 1000)
 
 
 def _offer(publisher: zmq.Socket[bytes], message: Message) -> bool:

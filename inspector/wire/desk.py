@@ -25,6 +25,7 @@ from typing import Protocol
 
 import zmq
 
+from inspector.ending import end
 from inspector.logbook import LogKind, as_kind
 from inspector.wire.address import bindable, refused, require_unowned
 from inspector.wire.asking import Answer, NotUnderstood, Request, error_answer, id_of
@@ -296,7 +297,8 @@ def _opened(
     wanted = bindable(address, keys is not None, f"{name}.address")
     keyring = None if keys is None else Keyring(keys)
     with ExitStack() as held:
-        context = held.enter_context(zmq.Context())
+        context = zmq.Context()
+        held.callback(end, context, name, LINGER_MS / 1000)
         router = held.enter_context(_router(context))
         door = Door(context, router, name, role, keyring, LONGEST_REQUEST, on_gone)
         held.callback(door.close, LINGER_MS)

@@ -6,7 +6,7 @@ socket.bind(...)
 poll the socket and door.sockets; at least every 0.1 s: door.tend()
 frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
 if (peer := door.came(frames[0])) is not None: ...
-door.close(linger_ms); context.term()                    it closes the socket too
+door.close(linger_ms); end(context, name, linger_s)       it closes the socket too
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ def test_the_gates_threshold_follows_its_scores() -> None:
     assert following(sure, (0.9, 0.7, 0.37126)) == 0.371, "all that it kept"
     assert following((0.9, 0.7, 0.3), (0.9, 0.41, 0.38)) == 0.4
     assert following(sure, (0.9, 0.7, 0.6), [(0.5, 0.5), (0.39, 0.4234)]) == 0.424, "no more false alarms than before"
-    assert following(sure, (0.9, 0.7, 0.6), [(0.39, 0.65)]) == 0.6, "but recall first"
+    assert following(sure, (0.9, 0.7, 0.6), [(0.39, 0.65)]) == 0.4, "which no threshold avoids that recall allows"
+    assert following(sure, (0.9, 0.7, 0.6), [(0.39, 0.65), (0.38, 0.5)]) == 0.501
     assert following((), (), [(0.6, 0.6)]) is None
 
 

@@ -502,5 +502,5 @@ def test_pyzmq_and_msgspec_are_all_it_needs() -> None:
         [sys.executable, "-c", NEEDS], env=environment(), capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert run.stderr == ""
-    below = ["inspector.errors", "inspector.events", "inspector.journald", "inspector.logbook"]
+    below = ["inspector.ending", "inspector.errors", "inspector.events", "inspector.journald", "inspector.logbook"]
     assert run.stdout.split() == below

@@ -247,12 +247,15 @@ def test_an_index_that_is_none_is_told(tmp_path: Path, change: Any, words: str) 
 
 
 def test_cameras_in_step_keep_the_order_in_which_frames_came(tmp_path: Path) -> None:
-    """Whatever their threads do: each waits for the other's older frame."""
+    """Whatever their threads do: each waits for the other's older frame. A loss, whose line is written late, waits for
+    nobody, and where the line says when it took a frame in, that counts."""
     came = {"a": [0, 2, 3, 9], "b": [1, 4, 5, 6], "c": [7, 8]}
     for name, times in came.items():
         with Recorder(tmp_path / name, name) as recorder:
             for sequence, at in enumerate(times):
-                recorder.frame(Frame(name, sequence, at, at, 0, noise(0)))
+                taken = {"monotonic_ns": 9 - at, "taken_ns": at} if name == "b" else {"monotonic_ns": at}
+                recorder.frame(Frame(name, 2 * sequence, at, encoder_count=0, pixels=noise(0), **taken))
+                recorder.loss(Loss(name, 2 * sequence + 1, 1, Reason.MISSING, "lost"))
     in_step, order, pool = InStep(came), list[int](), Pool(3)
 
     def run(name: str) -> None:

@@ -198,7 +198,7 @@ def test_coils_of_an_earlier_run_are_forgotten_in_the_replay_too(tmp_path: Path,
 
 
 def test_cameras_of_one_line_are_played_together(tmp_path: Path, engines: Path) -> None:
-    """In the order in which their frames came: else a coil that was named late would begin elsewhere for one."""
+    """In the order of the line: else a coil that was named late would begin elsewhere for one."""
     other = filmed("b", seed=6, first_encoder_count=40, frames=150) | {"offset_mm": 96.0}
     config = line_of(tmp_path, engines, filmed(frames=150), other)
     run(config, tell_coils)
@@ -406,7 +406,8 @@ def test_what_lies_around_a_loss_is_kept(tmp_path: Path, engines: Path) -> None:
 def test_a_kept_piece_outlives_the_window(tmp_path: Path, engines: Path) -> None:
     most = 150 * 2 * 2048  # more than can be under way before it is known how severe they are
     camera = painted(tmp_path / "strip", 300, severe=[60])
-    config = line_of(tmp_path, engines, camera, batch={"size": 1}, **keeping(window_gb=most / 1e9, segment_s=0.001))
+    sections = {"batch": {"size": 1}, "runtime": {"options": {"workers": 2}}}
+    config = line_of(tmp_path, engines, camera, **sections, **keeping(window_gb=most / 1e9, segment_s=0.001))
     run(config)
     left = list((tmp_path / "rec/window/a").iterdir())
     assert sum(file.stat().st_size for piece in left for file in piece.iterdir()) <= most
@@ -511,6 +512,33 @@ class Bench:
                 elif item is not None:
                     found.append((item.sequence, f"{item.count} {item.detail}"))
         return found
+
+
+def test_a_frame_that_no_line_took_is_recorded_all_the_same(tmp_path: Path, engines: Path) -> None:
+    bench = Bench(tmp_path, engines)
+    bench.give(2)
+    (tap,) = bench.recording.taps("a")
+    tap.frame(Frame("a", 2, START_NS, 2, 128, np.full((64, 64), 2, dtype=np.uint8)))  # and its thread dies
+    bench.write()
+    assert bench.played() == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_what_is_known_of_a_coil_comes_behind_the_frames_that_it_was_told_behind(tmp_path: Path, engines: Path) -> None:
+    """Else the header of a piece that begins with such a frame would give it a coil that it had not."""
+    bench = Bench(tmp_path, engines)
+    (tap,) = bench.recording.taps("a")
+    for number in range(2):
+        frame = Frame("a", number, START_NS + number * MS, number, 64 * number, np.zeros((64, 64), dtype=np.uint8))
+        tap.frame(frame)
+        bench.recording.taken(frame)  # the line has it, and may grade it before its camera's thread goes on
+        if number:
+            bench.coils.begin(0)
+            bench.coils.start("LATE", 64)
+            bench.recording.told(START, "LATE", 64)
+        tap.taken(frame)
+    bench.write()
+    headers = [_recorded.survey(piece).header for piece in bench.pieces()]
+    assert [[coil.name for coil in header.coils] for header in headers] == [[], []]
 
 
 def test_a_slow_disk_makes_a_hole_and_no_wait(tmp_path: Path, engines: Path) -> None:
