@@ -16,7 +16,7 @@ from inspector.errors import ConfigError, InspectorError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; errors are one line on standard error."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments).parse_args(arguments)
+    options = _parser(arguments).parse_args(_with_keys(arguments))
     logbook.setup(options.verbose)
     try:
         return int(options.command(options))
@@ -29,6 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
 
+
+def _with_keys(arguments: Sequence[str]) -> list[str]:
+    """One in 85 public keys begins with a `-`, which argparse takes for another option unless it is joined by a `=`."""
+    found: list[str] = []
+    for argument in arguments:
+        if found and found[-1] in TAKE_A_KEY and len(argument) == KEY_LENGTH:
+            found[-1] += f"={argument}"
+        else:
+            found.append(argument)
+    return found
+
+
+TAKE_A_KEY = ("--server-key", "--public")
+KEY_LENGTH = 40
+"""Characters of a CURVE key in Z85."""
 
 MODULES = {
     "cameras": ("inspector.discovery", "look for cameras (broadcasts on the network)"),

@@ -10,6 +10,7 @@ import pytest
 import zmq
 
 from inspector import keysmith
+from inspector.__main__ import main
 from inspector.errors import ConfigError
 from inspector.wire import keys
 
@@ -71,6 +72,19 @@ def test_a_key_is_shown_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[s
     run("add", tmp_path, "own", "--public", key)
     run("list", tmp_path)
     assert key in capsys.readouterr().out
+
+
+def test_a_key_may_begin_with_a_dash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As one in 85 does."""
+    key = "-" + "0" * 39
+    run("make", tmp_path)
+    assert main(["keys", "add", str(tmp_path), "own", "--public", key]) == 0
+    run("list", tmp_path)
+    assert key in capsys.readouterr().out
+    words = ["--keys", str(tmp_path / "missing"), "--server-key", key]
+    assert main(["listen", "tcp://127.0.0.1:1", *words]) == main(["coil", "show", *words]) == 78
+    with pytest.raises(SystemExit, match="2"):
+        main(["coil", "show", "--server-key", "--keys", "x"])
 
 
 def test_replacing_has_to_be_said(tmp_path: Path) -> None:
