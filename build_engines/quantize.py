@@ -39,7 +39,6 @@ from build_engines.figures import Table, figures
 from build_engines.files import digest, naming, write_manifest
 from build_engines.judging import Record, batch_of
 from build_engines.progress import shown
-from build_engines.thresholds import lowest_to_keep
 from inspector import pack as packs
 from inspector.errors import ConfigError
 from inspector.pack import Manifest, Pack, Twin
@@ -198,24 +197,24 @@ def _following(originals: Sequence[Record], tried: Sequence[Record], threshold: 
     No higher than it must be: frames that the original was sure of leave it room above, which is a margin for frames
     that nobody has seen yet (and those of a pack that learnt all frames are surer than these will be).
     """
-    defective = [any(record.truth_px) for record in originals]
-    scores = [record.gate_score for record in tried]
-    found = [score for score, true in zip(scores, defective, strict=True) if true]
+    pairs = list(zip(originals, tried, strict=True))
+
+    def those(defective: bool) -> tuple[int, list[float]]:
+        """How many of such frames the original let through, and what the tried gate says of them, the surest first."""
+        such = [(old.gate_score, new.gate_score) for old, new in pairs if any(old.truth_px) is defective]
+        return sum(old >= threshold for old, _ in such), sorted((new for _, new in such), reverse=True)
+
+    (kept, found), (false, clean) = those(True), those(False)
     if not found:
         return None
-    passed = [record.gate_score >= threshold for record in originals]
-    kept, false = _both(passed, defective), _both(passed, [not true for true in defective])
-    highest = math.floor(lowest_to_keep(found, [1.0] * len(found), kept / len(found)) * 1000) / 1000
-    clean = sorted((score for score, true in zip(scores, defective, strict=True) if not true), reverse=True)
-    false = max(
-        false, sum(score >= highest for score in clean)
-    )  # those pass wherever recall allows the threshold to be
-    least = math.floor(clean[false] * 1000) / 1000 + 0.001 if false < len(clean) else 0.0
+    highest = _down(found[max(kept, 1) - 1])
+    false = max(false, sum(score >= highest for score in clean))  # more would cost recall
+    least = _down(clean[false]) + 0.001 if false < len(clean) else 0.0
     return round(min(highest, max(threshold, least)), 3)
 
 
-def _both(these: Sequence[bool], those: Sequence[bool]) -> int:
-    return sum(one and other for one, other in zip(these, those, strict=True))
+def _down(score: float) -> float:
+    return math.floor(score * 1000) / 1000
 
 
 def _judged(pack: Pack, samples: Sequence[Sample], doing: str) -> list[Record]:

@@ -33,7 +33,6 @@ class Replicas:
         self.networks = [network, *(_replica(network) for _ in range(count - 1))]
         self._parameters = [own for own in network.parameters() if own.requires_grad]
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="replica")
-        self._kept = False
 
     def __enter__(self) -> Self:
         return self
@@ -73,9 +72,6 @@ class Replicas:
 
     def keep_norms(self) -> None:
         """From now on, batch norms use the running statistics that they have, and no longer those of a batch."""
-        if self._kept:
-            return
-        self._kept = True
         for network in self.networks:
             for module in network.modules():
                 if isinstance(module, nn.BatchNorm2d):

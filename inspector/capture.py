@@ -36,9 +36,6 @@ class Tap(Protocol):
 
     def frame(self, frame: Frame) -> None: ...
 
-    def taken(self, frame: Frame) -> None:
-        """The line took that frame in and has set its `taken_ns`, or no line will. Called once or twice."""
-
     def loss(self, loss: Loss) -> None: ...
 
     def state(self, state: str, detail: str) -> None:
@@ -160,11 +157,7 @@ class Capture:
             self._show_link()
             self._say_losses()
         if isinstance(got, Frame):
-            try:
-                yield self._number(got)
-            finally:  # if no line took it: the camera gave it all the same
-                for tap in self._taps:
-                    tap.taken(got)
+            yield self._number(got)
         elif got is not None:
             self._lose(replace(got, camera=self.name, sequence=self._base + got.sequence))
 

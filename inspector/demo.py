@@ -21,6 +21,7 @@ from rich.console import Console
 from inspector import journal, pack
 from inspector.cameras.synthetic import SyntheticCamera
 from inspector.config import Config, convert
+from inspector.ending import end
 from inspector.errors import ConfigError
 from inspector.events import Defect, Event
 from inspector.pipeline import Line, build
@@ -163,7 +164,7 @@ class _Subscriber:
 
     def __exit__(self, *_: object) -> None:
         self._socket.close(linger=0)
-        self._context.term()
+        end(self._context, "demo")
 
     def take(self) -> Sequence[Event]:
         """What has come since the last call."""

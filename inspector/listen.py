@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from inspector.client.address import Keys
+from inspector.ending import end
 from inspector.errors import ConfigError
 from inspector.events import Event, Heartbeat
 from inspector.events import as_json as json_of
@@ -94,7 +95,10 @@ def _subscribed(address: str, topics: Sequence[str], keys: Keys | None) -> Itera
     if not re.match(r"(tcp|ipc)://.", address):
         hint = f"tcp://{address}" if re.fullmatch(r"[^/]+:\d+", address) else "tcp://127.0.0.1:5570"
         raise ConfigError(f"address {address!r} is neither tcp://HOST:PORT nor ipc:///PATH; did you mean {hint}?")
-    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+    with ExitStack() as held:
+        context = zmq.Context()
+        held.callback(end, context, "listen")
+        socket = held.enter_context(context.socket(zmq.SUB))
         socket.linger = 0
         socket.rcvhwm = QUEUE
         socket.ipv6 = True

@@ -86,7 +86,7 @@ class Session:
             )
             for camera, source in zip(cameras, made, strict=True)
         ]
-        workers = [Worker(f"capture-{capture.name}", _Released(capture)) for capture in captures]
+        workers = [Worker(f"capture-{capture.name}", _Released(capture, self._intake)) for capture in captures]
         self.crew = Crew(workers, stop_sources=self.stop.set)
         self._writer = Worker("record", Serve("record", self._write_all, self._written))
 
@@ -164,8 +164,9 @@ class Session:
 class _Released:
     """A capture whose frames nobody needs but its taps."""
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: Capture, intake: Intake) -> None:
         self._capture = capture
+        self._intake = intake
 
     @property
     def ended(self) -> bool:
@@ -182,6 +183,7 @@ class _Released:
 
     def work(self) -> Iterator[None]:
         for frame in self._capture.work():
+            self._intake.taken(frame)
             frame.release()
         yield from ()
 

@@ -97,7 +97,7 @@ class Recording:
 
     def taken(self, frame: Frame) -> None:
         """The line has taken a frame in: before it is graded, so that what is known of its coil comes behind it."""
-        self._intake.tap(frame.camera).taken(frame)
+        self._intake.taken(frame)
 
     def look(self, graded: Graded) -> None:
         """See what was graded, in grading's thread: severe defects and gaps are marked."""

@@ -67,6 +67,10 @@ class Intake:
             self._taps[camera] = CameraTap(camera, self._pool, self._items, self._on_skip)
         return self._taps[camera]
 
+    def taken(self, frame: Frame) -> None:
+        """Whom its camera's frames go to has taken this one in; from the capture thread, before it gives another."""
+        self._taps[frame.camera].taken(frame)
+
     def know(self, known: Known) -> None:
         """From any thread."""
         self._items.put(known, 0.0)
@@ -92,7 +96,7 @@ class CameraTap:
         self._hole: tuple[int, int] | None = None
         """(first, end) of the frames that found no room and were not told of yet."""
         self._copy: Frame | None = None
-        """Of the frame that the line has not taken in yet."""
+        """Of the frame that was given and not taken in yet."""
 
     def frame(self, frame: Frame) -> None:
         try:
@@ -107,6 +111,7 @@ class CameraTap:
             self._refuse(frame)
 
     def taken(self, frame: Frame) -> None:
+        """What was copied of it is queued."""
         copy, self._copy = self._copy, None
         if copy is None:
             return
